@@ -1,0 +1,74 @@
+// The change event: CloudEvents 1.0, type io.ngx-keel.tag, as the module publishes and keeld receives it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/expected.h"
+#include "core/manifest_request.h"
+#include "core/reference.h"
+#include "core/time.h"
+
+struct json_t;  // jansson
+
+namespace keel {
+
+enum class Change : std::uint8_t { none, fresh, changed, same, revert, confirmed, cleared, held };
+// "new" for fresh, else the enumerator's own name; "" for none.
+[[nodiscard]] std::string_view to_string(Change change) noexcept;
+[[nodiscard]] std::optional<Change> parse_change(std::string_view text) noexcept;
+
+// One digest of a tag's history.
+struct Sighting {
+    Digest digest;
+    Time first_seen;
+    Time last_seen;
+};
+
+// The state of one tag in one cache: the `data` object of an event, and an element of `GET tags`.
+struct TagState {
+    Tag tag;
+    Digest digest;  // the current one
+    ManifestKind kind = ManifestKind::unknown;
+    Change change = Change::none;
+    std::optional<Digest> previous;
+    std::optional<Digest> pending;
+    std::string epoch;
+    std::uint64_t seq = 0;
+    Time first_seen;
+    Time last_seen;
+    Asker asked_by = Asker::other;
+    std::string node;
+    std::vector<Sighting> history;  // oldest first; only in `GET tags`
+};
+
+struct TagEvent {
+    std::string id;      // "<epoch>-<seq>"
+    std::string source;  // "/caches/<name>"
+    Time time;
+    TagState data;
+};
+
+inline constexpr std::size_t kMaxBatchEvents = 100;
+inline constexpr std::size_t kMaxBatchBytes = 64 * 1024;
+
+// The JSON of one state; a new reference. With `history` only where asked for. Null when memory is short.
+[[nodiscard]] json_t* encode_tag_state(const TagState& state, bool with_history);
+// Errors: "bad-event", naming the field.
+[[nodiscard]] Expected<TagState> decode_tag_state(const json_t* object);
+
+// One application/cloudevents-batch+json body. The caller keeps to the limits above.
+[[nodiscard]] std::string encode_batch(const std::vector<TagEvent>& events);
+// Unknown fields are ignored; events of other types are skipped and counted. Errors: "bad-json" with line and column,
+// "bad-event" with index and field, "too-large".
+struct Batch {
+    std::vector<TagEvent> events;
+    std::size_t skipped = 0;
+};
+[[nodiscard]] Expected<Batch> decode_batch(std::string_view body);
+
+}  // namespace keel

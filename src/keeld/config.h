@@ -1,0 +1,101 @@
+// keeld.yaml: one immutable object after reading. conf/keeld.yaml is the commented example with every key.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/expected.h"
+#include "core/signature.h"
+#include "core/time.h"
+
+namespace keel {
+
+enum class Mode : std::uint8_t { observe, act };
+
+struct ListenConfig {
+    std::string at;            // "unix:/path" or "127.0.0.1:8080", "[::1]:8080"; only loopback addresses in this version
+    std::string mode = "0600"; // of the socket file
+    std::string group;
+    std::vector<std::string> serve;  // api, events, metrics; empty: all
+};
+
+struct CacheConfig {
+    std::string name;
+    std::string api;                            // base URL of keel_api, "http://127.0.0.1:5000/keel", or "unix:/path:/keel"
+    std::string secret;                         // file; for writing to keel_api later, optional
+    std::map<std::string, std::string> lookup;  // registry → base URL; key "*": one URL for all, asked with ?ns=
+    std::string ns;                             // namespace that the cache itself runs in: excluded
+};
+
+struct RegistryConfig {
+    std::string through;   // name of a cache
+    std::string direct;    // base URL, asked without a cache
+    std::string upstream;  // base URL of the second source, anonymous; empty: none
+};
+
+struct KubernetesConfig {
+    std::string kubeconfig;               // empty: in-cluster
+    std::string context;
+    std::vector<std::string> namespaces;  // empty: all
+    std::string lease_namespace = "keel";
+    std::string lease_name = "keeld";
+};
+
+// "5/h", "10/m", "unlimited"
+struct Rate {
+    int count = 0;          // 0: unlimited
+    Millis per{3'600'000};
+};
+
+struct PacingConfig {
+    Rate cluster{5, Millis{3'600'000}};
+    Rate ns{2, Millis{3'600'000}};
+    int concurrent = 2;     // 0: unlimited
+};
+
+enum class Reverts : std::uint8_t { ask, follow, never };
+
+struct DefaultsConfig {
+    std::string policy = "force";
+    Millis poll{3'600'000};           // pollSchedule "@every …"; look-up interval of one tag
+    Reverts reverts = Reverts::ask;
+    std::optional<Millis> deadline;   // of the verification; absent: progress deadline and pull allowance
+    std::string restart_key = "kubectl.kubernetes.io/restartedAt";
+};
+
+struct EnrolmentConfig {
+    std::string label_key = "keel.sh/enrolled";
+    std::string label_value = "true";
+    std::vector<std::string> exclude{"kube-system", "kube-public", "kube-node-lease"};
+};
+
+struct Config {
+    std::string path;  // of the file
+    Mode mode = Mode::observe;
+    std::string time_zone = "UTC";
+    std::vector<ListenConfig> listen;
+    std::string ledger_path = "/var/lib/keeld/ledger.db";
+    Millis ledger_keep = std::chrono::hours{24 * 400};
+    bool ledger_loss_observe = true;     // ledger.onLoss: observe | act
+    std::optional<KubernetesConfig> kubernetes;
+    std::vector<CacheConfig> caches;
+    std::optional<Secrets> event_secrets;
+    std::map<std::string, RegistryConfig> registries;
+    EnrolmentConfig enrolment;
+    DefaultsConfig defaults;
+    PacingConfig pacing;
+    std::vector<std::string> stateful_images;
+};
+
+// Reads and checks everything that can be checked without a network: syntax, unknown keys, types, ranges, secret files.
+// All findings are returned, each Error's text "FILE:LINE: KEY: what is wrong; what was expected".
+struct ConfigResult {
+    std::optional<Config> config;  // set if there are no errors
+    std::vector<Error> errors;
+};
+[[nodiscard]] ConfigResult load_config(const std::string& path);
+
+}  // namespace keel

@@ -1,0 +1,84 @@
+// Outgoing HTTP: libcurl's multi interface on keeld's loop. One client serves registries, caches and the API server.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/expected.h"
+#include "core/time.h"
+#include "keeld/loop.h"
+
+namespace keel {
+
+struct HttpHeader {
+    std::string name;
+    std::string value;
+};
+using HttpHeaders = std::vector<HttpHeader>;
+
+// How the peer is known and how we are. Files are read by libcurl; *_pem are PEM texts (kubeconfig's *-data fields).
+struct TlsOptions {
+    std::string ca_file;
+    std::string ca_pem;
+    std::string cert_file;
+    std::string cert_pem;
+    std::string key_file;
+    std::string key_pem;
+    std::string server_name;  // "tls-server-name"; empty: the URL's host
+    bool insecure = false;    // only where a configuration says so
+};
+
+struct HttpRequest {
+    std::string method = "GET";
+    std::string url;
+    HttpHeaders headers;
+    std::string body;
+    std::shared_ptr<const TlsOptions> tls;  // null: the system's trust store
+    std::string unix_socket;                // connect to this path instead of the URL's host
+    std::string proxy;                      // empty: the environment decides
+    bool follow_redirects = false;          // at most 5; Authorization is not sent on to another host
+    Millis timeout{10'000};                 // of the whole transfer; zero: none (a watch)
+    Millis connect_timeout{5'000};
+    Millis idle_timeout{0};                 // no byte for so long ends a stream; zero: none
+    std::size_t max_body = 64U << 20U;      // more is the error "too-large"
+    // Called on the loop with each piece of a 2xx body instead of collecting it; false ends the transfer ("stopped").
+    std::function<bool(std::string_view)> on_data;
+};
+
+struct HttpResponse {
+    int status = 0;
+    HttpHeaders headers;  // of the final answer, in order
+    std::string body;
+
+    // The first header of this name, compared without regard to case; empty if absent.
+    [[nodiscard]] std::string_view header(std::string_view name) const;
+};
+
+class HttpClient {
+public:
+    // `user_agent` is sent with every request ("keeld/<version>").
+    HttpClient(Loop& loop, std::string user_agent);
+    ~HttpClient();
+    HttpClient(const HttpClient&) = delete;
+    HttpClient& operator=(const HttpClient&) = delete;
+
+    // Any status is a response. Errors: "timeout", "unreachable" (refused, reset, no route, name), "tls",
+    // "too-large", "stopped", "cancelled" (also after shutdown), each text naming the URL without its credentials.
+    // Honours asio cancellation of the awaiting coroutine.
+    [[nodiscard]] Task<Expected<HttpResponse>> send(HttpRequest request);
+
+    // Ends every transfer with "cancelled"; later sends fail at once.
+    void shutdown();
+
+private:
+    class Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace keel

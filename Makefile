@@ -1,0 +1,232 @@
+# ngx-keel: the module, keeld and keelctl, and everything that proves them.
+#   make            build/ngx_keel_module.so, build/keeld, build/keelctl
+#   make demo       the whole path on real parts, on this machine
+#   make test       all tests
+#   make help       the rest
+# What is missing on the machine is installed first, by one rule (see "deps").
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+NGX_SRC ?= /usr/share/nginx/src
+VERSION := 0.1.0
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL := /bin/bash
+
+goals := $(or $(MAKECMDGOALS),all)
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+# --- deps: what every other target needs -------------------------------------------------------------
+# The included file is remade when a package of the sets that the goals need is missing; make then reads
+# everything again, so that pkg-config is asked after its packages are there. Otherwise it costs one dpkg query.
+
+sets := build
+ifneq ($(filter test unit,$(goals)),)
+sets += unit
+endif
+ifneq ($(filter bench,$(goals)),)
+sets += unit bench lab
+endif
+ifneq ($(filter test fuzz,$(goals)),)
+sets += fuzz
+endif
+ifneq ($(filter test demo soak conformance lab,$(goals)),)
+sets += lab
+endif
+ifneq ($(filter lint format,$(goals)),)
+sets += lint
+endif
+
+ifneq ($(filter-out clean help kubernetes,$(goals)),)
+missing := $(shell .ci/deps missing $(sets) || echo unknown)
+ifneq ($(missing),)
+$(BUILD)/deps.mk: .ci/always
+endif
+$(BUILD)/deps.mk:
+	@.ci/deps install $(sets)
+	@mkdir -p $(@D) && echo '# $(sets)' > $@
+.ci/always: ;
+include $(BUILD)/deps.mk
+endif
+
+deps: ; @:
+
+# --- C++ ----------------------------------------------------------------------------------------------
+
+ifeq ($(missing),)
+pkg = $(shell pkg-config $(1))
+endif
+
+core_packages    := jansson libcrypto
+keeld_packages   := jansson libssl libcrypto libcurl libpcre2-8 sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
+keelctl_packages := jansson libcrypto libcurl fmt
+
+CXXFLAGS ?= -O2 -g
+warnings := -Wall -Wextra -Werror
+common    = -std=c++20 $(CXXFLAGS) $(warnings) -fPIC -pthread -Isrc -DKEEL_VERSION='"$(VERSION)"'
+asio     := -DBOOST_ASIO_SEPARATE_COMPILATION -DBOOST_BEAST_SEPARATE_COMPILATION -DBOOST_ASIO_NO_DEPRECATED
+
+find = $(shell [ -d $(1) ] && find $(1) -name '$(2)' | LC_ALL=C sort)
+objs = $(patsubst %.cc,$(BUILD)/obj/%.o,$(1))
+
+core_src    := $(call find,src/core,*.cc)
+keeld_src   := $(call find,src/keeld,*.cc)
+keelctl_src := $(call find,src/keelctl,*.cc)
+unit_src    := $(call find,t/unit,*.cc)
+bench_src   := $(call find,t/bench,*.cc)
+fuzz_src    := $(call find,t/fuzz,*_fuzz.cc)
+keeld_lib   := $(filter-out src/keeld/main.cc,$(keeld_src))
+
+compile = @mkdir -p $(@D) && echo "  c++  $<" && $(CXX) $(common) $(1) -MMD -MP -c -o $@ $<
+link    = @mkdir -p $(@D) && echo "  link $@" && $(CXX) $(CXXFLAGS) -pthread -o $@ $(filter %.o %.a,$^) $(LDFLAGS) $(1)
+
+$(BUILD)/obj/src/core/%.o: src/core/%.cc
+	$(call compile,$(core_flags))
+$(BUILD)/obj/src/keeld/%.o: src/keeld/%.cc
+	$(call compile,$(asio) $(keeld_flags))
+$(BUILD)/obj/src/keelctl/%.o: src/keelctl/%.cc
+	$(call compile,$(keelctl_flags))
+$(BUILD)/obj/t/%.o: t/%.cc
+	$(call compile,-It $(asio) $(keeld_flags))
+
+core_flags    := $(call pkg,--cflags $(core_packages))
+keeld_flags   := $(call pkg,--cflags $(keeld_packages))
+keelctl_flags := $(call pkg,--cflags $(keelctl_packages))
+
+$(BUILD)/libkeel_core.a: $(call objs,$(core_src))
+	@rm -f $@ && ar rcs $@ $^
+$(BUILD)/libkeeld.a: $(call objs,$(keeld_lib))
+	@rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/keeld: $(call objs,$(filter src/keeld/main.cc,$(keeld_src))) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
+	$(call link,$(call pkg,--libs $(keeld_packages)))
+$(BUILD)/keelctl: $(call objs,$(keelctl_src)) $(BUILD)/libkeel_core.a
+	$(call link,$(call pkg,--libs $(keelctl_packages)))
+$(BUILD)/unit_tests: $(call objs,$(unit_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
+	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)))
+$(BUILD)/micro_bench: $(call objs,$(bench_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
+	$(call link,$(call pkg,--libs benchmark $(keeld_packages)) -lbenchmark_main)
+
+# A program appears in "all" from the day that it has a main.
+programs := $(if $(filter src/keeld/main.cc,$(keeld_src)),$(BUILD)/keeld) $(if $(keelctl_src),$(BUILD)/keelctl)
+
+# --- the nginx module ---------------------------------------------------------------------------------
+# nginx builds it: configure of the installed nginx-dev with our config, objects below $(BUILD)/nginx, the
+# distribution's tree untouched. Its sources and those of core lie in one shared object.
+
+module_dep := $(wildcard config config.make *.cpp *.map) $(call find,src/module,*.cpp) $(call find,src/module,*.h) \
+              $(call find,src/core,*.cc) $(call find,src/core,*.h)
+nginx_dir  := $(abspath $(BUILD))/nginx
+
+ifneq ($(wildcard config),)
+programs += $(BUILD)/ngx_keel_module.so
+
+$(BUILD)/nginx/Makefile: config $(wildcard config.make) $(wildcard $(NGX_SRC)/conf_flags)
+	@echo "  configure nginx module" && mkdir -p $(BUILD)/nginx
+	@cd $(NGX_SRC) && . ./conf_flags && ./configure "$${NGX_CONF_FLAGS[@]}" \
+	    --with-cc-opt="$$(dpkg-buildflags --get CFLAGS) -fPIC $$(dpkg-buildflags --get CPPFLAGS)" \
+	    --with-ld-opt="$$(dpkg-buildflags --get LDFLAGS) -fPIC" \
+	    --add-dynamic-module=$(CURDIR) --builddir=$(nginx_dir) > $(nginx_dir)/configure.log 2>&1 \
+	    || { tail -20 $(nginx_dir)/configure.log; rm -f $@; exit 1; }
+
+# By rename: a running nginx has the old file mapped.
+$(BUILD)/ngx_keel_module.so: $(BUILD)/nginx/Makefile $(module_dep)
+	@echo "  nginx module"
+	@$(MAKE) --no-print-directory -f $(nginx_dir)/Makefile -C $(NGX_SRC) modules > $(nginx_dir)/make.log 2>&1 \
+	    || { grep -E -A8 'error|Error|undefined' $(nginx_dir)/make.log | head -60; exit 1; }
+	@install -m 644 $(nginx_dir)/ngx_keel_module.so $@.new && mv $@.new $@
+endif
+
+# The part of the module that its helper process alone opens: libcurl and what it drags in.
+publisher_src := $(wildcard src/module/publisher*.cpp)
+ifneq ($(publisher_src),)
+programs += $(BUILD)/ngx_keel_publisher.so
+publisher_obj := $(patsubst src/module/%.cpp,$(BUILD)/obj/publisher/%.o,$(publisher_src))
+nginx_inc     := $(addprefix -isystem $(NGX_SRC)/src/,core event event/modules os/unix http http/modules http/v2) -isystem $(BUILD)/nginx
+
+$(publisher_obj): $(BUILD)/obj/publisher/%.o: src/module/%.cpp | $(BUILD)/nginx/Makefile
+	$(call compile,-fvisibility=hidden $(nginx_inc) $(call pkg,--cflags jansson libcrypto libcurl))
+$(BUILD)/ngx_keel_publisher.so: $(publisher_obj) $(BUILD)/libkeel_core.a
+	@echo "  link $@" && $(CXX) $(CXXFLAGS) -shared -o $@.new $^ $(LDFLAGS) -Wl,--exclude-libs,ALL \
+	    $(call pkg,--libs jansson libcrypto libcurl) && mv $@.new $@
+endif
+
+all: $(programs) ;
+
+-include $(shell [ -d $(BUILD)/obj ] && find $(BUILD)/obj -name '*.d')
+
+# --- fuzz targets: every t/fuzz/X_fuzz.cc against core, corpus in t/fuzz/corpus/X ------------------------
+
+fuzz_flags := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+fuzz_obj   := $(patsubst %.cc,$(BUILD)/fuzz/obj/%.o,$(core_src))
+fuzzers    := $(patsubst t/fuzz/%.cc,$(BUILD)/fuzz/%,$(fuzz_src))
+
+$(BUILD)/fuzz/obj/%.o: %.cc
+	@mkdir -p $(@D) && echo "  fuzz $<" && clang++ -std=c++20 -O1 -g $(warnings) -Isrc -It $(core_flags) $(fuzz_flags) -MMD -MP -c -o $@ $<
+$(fuzzers): $(BUILD)/fuzz/%: $(BUILD)/fuzz/obj/t/fuzz/%.o $(fuzz_obj)
+	@echo "  link $@" && clang++ -fsanitize=fuzzer,address,undefined -o $@ $^ $(call pkg,--libs $(core_packages))
+-include $(shell [ -d $(BUILD)/fuzz/obj ] && find $(BUILD)/fuzz/obj -name '*.d')
+
+# --- what people run ------------------------------------------------------------------------------------
+
+export KEEL_BUILD := $(abspath $(BUILD))
+
+# Kubernetes is built once per machine, outside the checkout.
+kubernetes:
+	@t/k8s/build
+
+test_programs := $(programs) $(if $(unit_src),$(BUILD)/unit_tests) $(fuzzers)
+
+test: $(test_programs) kubernetes
+	@t/run
+
+unit: $(if $(unit_src),$(BUILD)/unit_tests)
+	@$(if $(unit_src),$(BUILD)/unit_tests --gtest_brief=1,echo no unit tests)
+
+# FUZZ_TIME: seconds for each target
+FUZZ_TIME ?= 120
+fuzz: $(fuzzers)
+	@for target in $(fuzzers); do t/fuzz/run "$$target" $(FUZZ_TIME) || exit 1; done
+
+demo: $(programs) kubernetes
+	@t/demo/run $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(CACHE),--cache '$(CACHE)') $(if $(YES),--yes)
+
+bench: $(programs) $(if $(bench_src),$(BUILD)/micro_bench) kubernetes
+	@t/bench/run $(if $(ONLY),--only '$(ONLY)')
+
+lint:
+	@clang-format --dry-run -Werror $(core_src) $(keeld_src) $(keelctl_src) $(unit_src) $(fuzz_src) \
+	    $(call find,src,*.h) $(call find,src,*.cpp)
+format:
+	@clang-format -i $(core_src) $(keeld_src) $(keelctl_src) $(unit_src) $(fuzz_src) \
+	    $(call find,src,*.h) $(call find,src,*.cpp)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/nginx/modules \
+	    $(DESTDIR)$(PREFIX)/share/ngx-keel
+	install -m 755 $(BUILD)/keeld $(DESTDIR)$(PREFIX)/sbin/keeld
+	install -m 755 $(BUILD)/keelctl $(DESTDIR)$(PREFIX)/bin/keelctl
+	install -m 644 $(filter %.so,$(programs)) $(DESTDIR)$(PREFIX)/lib/nginx/modules/
+	cp -r conf/. $(DESTDIR)$(PREFIX)/share/ngx-keel/
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo 'make                     $(BUILD)/ngx_keel_module.so, $(BUILD)/keeld, $(BUILD)/keelctl'
+	@echo 'make demo                the whole path on this machine, from a pushed tag to proven pods (needs root)'
+	@echo '  KEEP=1                   leave it running and say how to look around'
+	@echo '  CLUSTER=FILE CACHE=HOST:PORT YES=1   on the cluster of that kubeconfig'
+	@echo 'make test                all tests; the last line is the sum'
+	@echo 'make bench [ONLY=a,b]    the figures, also in $(BUILD)/bench.json'
+	@echo 'make unit                unit tests alone'
+	@echo 'make fuzz [FUZZ_TIME=s]  each fuzz target for that many seconds'
+	@echo 'make lint, make format   clang-format'
+	@echo 'make install DESTDIR= PREFIX='
+	@echo 'make clean               removes $(BUILD)'
+
+.PHONY: all deps kubernetes test unit fuzz demo bench lint format install clean help

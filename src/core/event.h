@@ -1,4 +1,5 @@
-// The change event: CloudEvents 1.0, type io.ngx-keel.tag, as the module publishes and keeld receives it.
+// The change event: CloudEvents 1.0, type io.ngx-keel.tag, as the module publishes and keeld
+// receives it.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,7 @@ namespace keel {
 enum class Change : std::uint8_t { none, fresh, changed, same, revert, confirmed, cleared, held };
 // "new" for fresh, else the enumerator's own name; "" for none.
 [[nodiscard]] std::string_view to_string(Change change) noexcept;
+// The other way; nullopt for anything else, the empty text included.
 [[nodiscard]] std::optional<Change> parse_change(std::string_view text) noexcept;
 
 // One digest of a tag's history.
@@ -56,15 +58,18 @@ struct TagEvent {
 inline constexpr std::size_t kMaxBatchEvents = 100;
 inline constexpr std::size_t kMaxBatchBytes = 64 * 1024;
 
-// The JSON of one state; a new reference. With `history` only where asked for. Null when memory is short.
+// The JSON of one state; a new reference. With `history` only where asked for. Null when memory is
+// short. What came from outside (epoch, node) is cut to 255 bytes, and bytes that are no printable
+// UTF-8 become '?': decode_tag_state accepts whatever this writes for a valid tag and digest.
 [[nodiscard]] json_t* encode_tag_state(const TagState& state, bool with_history);
-// Errors: "bad-event", naming the field.
+// Unknown fields are ignored. Errors: "bad-event", naming the field.
 [[nodiscard]] Expected<TagState> decode_tag_state(const json_t* object);
 
-// One application/cloudevents-batch+json body. The caller keeps to the limits above.
+// One application/cloudevents-batch+json body. The caller keeps to the limits above. Empty
+// when memory is short.
 [[nodiscard]] std::string encode_batch(const std::vector<TagEvent>& events);
-// Unknown fields are ignored; events of other types are skipped and counted. Errors: "bad-json" with line and column,
-// "bad-event" with index and field, "too-large".
+// Unknown fields are ignored; events of other types are skipped and counted. Errors: "bad-json"
+// with line and column, "bad-event" with index and field, "too-large".
 struct Batch {
     std::vector<TagEvent> events;
     std::size_t skipped = 0;

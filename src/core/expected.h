@@ -1,4 +1,5 @@
-// Errors as values. A function that can fail for a reason that somebody outside can mend returns Expected<T>.
+// Errors as values. A function that can fail for a reason that somebody outside can mend returns
+// Expected<T>.
 #pragma once
 
 #include <string>

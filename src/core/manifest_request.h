@@ -1,4 +1,5 @@
-// What a request to a registry's manifest endpoint asks for. Used on the pull path: nothing here allocates or throws.
+// What a request to a registry's manifest endpoint asks for. Used on the pull path: nothing here
+// allocates or throws.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +15,30 @@ struct ManifestPath {
     bool by_digest = false;      // the reference holds a ':'
 };
 
-// "/v2/<repository>/manifests/<reference>", split from the right, of an already decoded and merged path.
+// "/v2/<repository>/manifests/<reference>", split from the right, of an already decoded and merged
+// path.
 [[nodiscard]] std::optional<ManifestPath> parse_manifest_path(std::string_view path) noexcept;
 
 // The four modern manifest types as a set, gathered over all Accept header lines of one request.
 class AcceptedTypes {
-public:
-    // One header line; parameters (";q=") are ignored as registries ignore them; types compare without regard to case.
+  public:
+    // One header line. One parameter (";q=0.5") is ignored as registries ignore it; an element with
+    // more, or with what is no parameter, does not count, because registries drop such elements.
+    // Types compare without regard to case.
     void add_line(std::string_view line) noexcept;
-    // Docker manifest and list, OCI manifest and index are all named: only then an observation is comparable.
+    // Docker manifest and list, OCI manifest and index are all named: only then an observation is
+    // comparable.
     [[nodiscard]] bool complete() const noexcept { return seen_ == 0b1111; }
 
-private:
+  private:
     std::uint8_t seen_ = 0;
 };
 
 enum class ManifestKind : std::uint8_t { unknown, index, image, legacy };
 // Of a Content-Type value, parameters ignored. legacy: schema 1 in both spellings.
 [[nodiscard]] ManifestKind manifest_kind(std::string_view content_type) noexcept;
-[[nodiscard]] std::string_view to_string(ManifestKind kind) noexcept;  // "index", "image", "unknown", "legacy"
+// "index", "image", "unknown", "legacy".
+[[nodiscard]] std::string_view to_string(ManifestKind kind) noexcept;
 
 // Who asked, by User-Agent. Informs and permits nothing.
 enum class Asker : std::uint8_t { other, kubelet, keeld };

@@ -1,6 +1,7 @@
 // Standard Webhooks signatures (HMAC-SHA256), with several secrets for rotation.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,25 +13,28 @@ namespace keel {
 
 // Decoded secrets, 24 to 64 bytes each. The first signs, all verify.
 class Secrets {
-public:
-    // The text of a secret file: one `whsec_<base64>` a line, trailing white space and empty lines ignored.
-    // Errors: "bad-secret" with the line's number, never with the secret itself; "no-secret" when there is none.
+  public:
+    // The text of a secret file: one `whsec_<base64>` a line, trailing white space and empty lines
+    // ignored. Errors: "bad-secret" with the line's number, never with the secret itself;
+    // "no-secret" when there is none.
     [[nodiscard]] static Expected<Secrets> parse(std::string_view file_text);
 
-    // "v1,<base64>": of id.timestamp.body by the first secret. `timestamp`: decimal seconds since 1970.
+    // "v1,<base64>": of id.timestamp.body by the first secret. `timestamp`: decimal seconds since
+    // 1970.
     [[nodiscard]] std::string sign(std::string_view id, std::string_view timestamp,
                                    std::string_view body) const;
 
-    // Whether one of the space-separated signatures in `signatures` is by one of the secrets, compared in constant
-    // time, and the timestamp lies within kWindow of `now` (the window is checked after the signature).
-    // Errors: "unsigned" (a header is missing), "bad-signature", "clock-skew" (text says by how much).
+    // Whether one of the space-separated signatures in `signatures` is by one of the secrets,
+    // compared in constant time, and the timestamp lies within kWindow of `now` (the window is
+    // checked after the signature). Errors: "unsigned" (a header is missing), "bad-signature",
+    // "clock-skew" (text says by how much).
     [[nodiscard]] Expected<void> verify(std::string_view id, std::string_view timestamp,
                                         std::string_view body, std::string_view signatures,
                                         Time now) const;
 
     static constexpr std::chrono::minutes kWindow{5};
 
-private:
+  private:
     std::vector<std::string> keys_;
 };
 

@@ -1,9 +1,11 @@
-// The durable log of observed, decided, intended, applied, verified, and the state that must survive a SIGKILL.
+// The durable log of observed, decided, intended, applied, verified, and the state that must
+// survive a SIGKILL.
 //
-// Writes are queued in memory in their order and committed together: durable() is one SQLite transaction for everything
-// queued so far, however many coroutines wait for it. What could not be committed stays queued and is tried again, so a
-// full disk delays and never loses; nobody acts on what is not durable. Read functions see committed state only.
-// One process owns a ledger (an exclusive lock on the file).
+// Writes are queued in memory in their order and committed together: durable() is one SQLite
+// transaction for everything queued so far, however many coroutines wait for it. What could not be
+// committed stays queued and is tried again, so a full disk delays and never loses; nobody acts on
+// what is not durable. Read functions see committed state only. One process owns a ledger (a lock
+// on the file PATH.lock); others may read it, the tables are described in schema.h.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +24,17 @@
 namespace keel {
 
 // What an entry of the log tells.
-enum class EntryKind : std::uint8_t { observed, received, decided, intended, applied, verified, outcome, refused, started };
+enum class EntryKind : std::uint8_t {
+    observed,
+    received,
+    decided,
+    intended,
+    applied,
+    verified,
+    outcome,
+    refused,
+    started
+};
 [[nodiscard]] std::string_view to_string(EntryKind kind);
 [[nodiscard]] std::optional<EntryKind> parse_entry_kind(std::string_view text);
 
@@ -31,39 +43,42 @@ struct Entry {
     std::uint64_t seq = 0;  // assigned at commit, rising
     Time at;
     EntryKind kind = EntryKind::observed;
-    std::string workload;   // "Deployment/ns/name"
+    std::string workload;  // "Deployment/ns/name"
     std::string uid;
     std::string container;
     std::string tag;
-    std::string from;       // digest before
-    std::string to;         // digest after
-    std::string rollout;    // id
-    std::string code;       // verdict or reason code, outcome, or change
-    std::string cause;      // who or what brought it: "event cache-a", "look-up cache-a", "resync cache-a", "upstream", …
-    std::string text;       // one sentence
+    std::string from;     // digest before
+    std::string to;       // digest after
+    std::string rollout;  // id
+    std::string code;     // verdict or reason code, outcome, or change
+    std::string cause;    // who or what brought it: "event cache-a", "look-up cache-a", "resync
+                          // cache-a", "upstream", …
+    std::string text;     // one sentence
 };
 
-// A digest that a tag has been seen at, by any of our sources. `first` is set on the digest that was the first one ever
-// known of this tag: nothing tells whether it is newer than what runs (design: "first sight without history").
+// A digest that a tag has been seen at, by any of our sources. `first` is set on the digest that
+// was the first one ever known of this tag: nothing tells whether it is newer than what runs
+// (design: "first sight without history").
 struct SightingRow {
     std::string tag;
     std::string digest;
     Time first_seen;
     Time last_seen;
-    std::string source;      // "event cache-a", …
+    std::string source;  // "event cache-a", …
     bool first = false;
-    bool confirmed = false;  // a second source has named it as the current one since it last became current or pending
+    bool confirmed = false;  // a second source has named it as the current one since it last became
+                             // current or pending
 };
 
 // The state of one tag as all caches together tell it.
 struct TagRow {
     std::string tag;
     std::string current;
-    std::string kind;        // "index", "image"
-    Time since;              // current since
-    std::string pending;     // a digest going back, unconfirmed; empty if none
+    std::string kind;     // "index", "image"
+    Time since;           // current since
+    std::string pending;  // a digest going back, unconfirmed; empty if none
     Time pending_since;
-    Time confirmed_at;       // last successful look at it
+    Time confirmed_at;  // last successful look at it
     std::string confirmed_by;
 };
 
@@ -84,23 +99,23 @@ struct ContentRow {
 struct RolloutRow {
     std::string id;
     std::string workload;
-    std::string uid;          // of the workload: a namesake is another one
+    std::string uid;  // of the workload: a namesake is another one
     std::string ns;
-    std::string state;        // design.md section 5
-    std::string reason;       // code of the outcome or of what it waits for
-    std::string text;         // one sentence
-    std::string targets;      // JSON: [{"container", "tag", "from", "to"}]
+    std::string state;    // design.md section 5
+    std::string reason;   // code of the outcome or of what it waits for
+    std::string text;     // one sentence
+    std::string targets;  // JSON: [{"container", "tag", "from", "to"}]
     std::string marker_key;
-    std::string marker;       // exact value to be written
-    std::string old_marker;   // before; empty: absent
+    std::string marker;      // exact value to be written
+    std::string old_marker;  // before; empty: absent
     std::string cause;
     std::int64_t generation = 0;  // of the workload after the write
     int attempt = 1;
     Time created;
-    Time intended;            // epoch: not yet; the pacing window counts these
+    Time intended;  // epoch: not yet; the pacing window counts these
     Time applied;
-    Time deadline;            // of the verification, wall clock, for people
-    Time ended;               // epoch: open
+    Time deadline;  // of the verification, wall clock, for people
+    Time ended;     // epoch: open
 };
 
 // A (workload, tag, digest) that failed here and is not tried again.
@@ -115,18 +130,20 @@ struct RejectedRow {
 };
 
 struct EntryQuery {
-    std::optional<std::uint64_t> after;   // only older ones (smaller seq): the next page
+    std::optional<std::uint64_t> after;  // only older ones (smaller seq): the next page
     std::optional<Time> since;
     std::string workload;
     std::optional<EntryKind> kind;
-    int limit = 100;                      // 1 to 1000
+    int limit = 100;  // 1 to 1000
 };
 
 class Ledger {
-public:
-    // Opens or creates the database (WAL, synchronous=FULL), migrates its schema, takes the lock. ":memory:" for tests.
-    // Errors: "ledger" naming path and cause ("used by another keeld", "not writable", "newer than this keeld", …).
-    [[nodiscard]] static Expected<std::unique_ptr<Ledger>> open(Loop& loop, const std::string& path);
+  public:
+    // Opens or creates the database (WAL, synchronous=FULL), migrates its schema, takes the lock.
+    // ":memory:" for tests. Errors: "ledger" naming path and cause ("used by another keeld", "not
+    // writable", "newer than this keeld", …).
+    [[nodiscard]] static Expected<std::unique_ptr<Ledger>> open(Loop& loop,
+                                                                const std::string& path);
     ~Ledger();
     Ledger(const Ledger&) = delete;
     Ledger& operator=(const Ledger&) = delete;
@@ -135,20 +152,22 @@ public:
     [[nodiscard]] const std::string& id() const;
     [[nodiscard]] bool created() const;  // by this open()
 
-    // Queue, in order.
+    // Queue, in order. A state row still in the queue is replaced by a later one of the same key,
+    // log entries never. What nobody waits for is committed within a second. A read that fails (a
+    // damaged file) makes every later durable() fail.
     void append(Entry entry);
-    void put(SightingRow row);   // the key is (tag, digest)
+    void put(SightingRow row);  // the key is (tag, digest)
     void put(TagRow row);
     void put(CursorRow row);
     void put(ContentRow row);
-    void put(RolloutRow row);    // the key is id
+    void put(RolloutRow row);  // the key is id
     void put(RejectedRow row);
     void erase_rejected(std::string uid, std::string tag, std::string digest);
 
-    // Waits until everything queued before the call is on disk. Error "ledger": it is not, it stays queued, and it is tried
-    // again by the next durable() and once a second.
+    // Waits until everything queued before the call is on disk. Error "ledger": it is not, it stays
+    // queued, and it is tried again by the next durable() and once a second.
     [[nodiscard]] Task<Expected<void>> durable();
-    // Empty while commits succeed, else the last error.
+    // Empty while commits and reads succeed, else the last error.
     [[nodiscard]] const std::string& problem() const;
     [[nodiscard]] std::size_t queued() const;
 
@@ -158,7 +177,8 @@ public:
     [[nodiscard]] std::vector<CursorRow> cursors() const;
     [[nodiscard]] std::optional<ContentRow> content(const std::string& digest) const;
     [[nodiscard]] std::vector<RolloutRow> open_rollouts() const;
-    [[nodiscard]] std::vector<RolloutRow> rollouts(const std::string& workload, const std::string& after, int limit) const;
+    [[nodiscard]] std::vector<RolloutRow> rollouts(const std::string& workload,
+                                                   const std::string& after, int limit) const;
     // The `intended` times after `since`, with their namespaces: what pacing counts.
     [[nodiscard]] std::vector<std::pair<Time, std::string>> intended_since(Time since) const;
     [[nodiscard]] std::vector<RejectedRow> rejected() const;
@@ -167,8 +187,9 @@ public:
     // Deletes log entries and ended rollouts older than `before`. Queued like the rest.
     void prune(Time before);
 
-private:
+  private:
     class Impl;
+    explicit Ledger(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;
 };
 

@@ -1,5 +1,7 @@
 #include "core/manifest_request.h"
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 
@@ -52,21 +54,51 @@ bool same_type(std::string_view text, std::string_view type) noexcept {
     return true;
 }
 
-// The bit of a modern type in AcceptedTypes, 0 for every other text. The lengths differ, so at most
-// one is compared.
-std::uint8_t accept_bit(std::string_view type) noexcept {
-    switch (type.size()) {
-        case kDockerImage.size():
-            return same_type(type, kDockerImage) ? 0b0001 : 0;
-        case kDockerList.size():
-            return same_type(type, kDockerList) ? 0b0010 : 0;
-        case kOciImage.size():
-            return same_type(type, kOciImage) ? 0b0100 : 0;
-        case kOciIndex.size():
-            return same_type(type, kOciIndex) ? 0b1000 : 0;
-        default:
-            return 0;
+struct ModernType {
+    std::string_view name;
+    std::uint8_t bit;  // in AcceptedTypes
+};
+
+constexpr std::array<ModernType, 4> kModernTypes{{
+    {kDockerImage, 0b0001},
+    {kDockerList, 0b0010},
+    {kOciImage, 0b0100},
+    {kOciIndex, 0b1000},
+}};
+
+// Takes the type off the front of `line` if it stands there as most clients write it: lower case,
+// and then a comma or the end.
+template <std::size_t kType>
+bool take(std::string_view& line) noexcept {
+    constexpr std::string_view kName = kModernTypes[kType].name;
+    if (line.size() < kName.size() || std::memcmp(line.data(), kName.data(), kName.size()) != 0 ||
+        (line.size() > kName.size() && line[kName.size()] != ',')) {
+        return false;
     }
+    line.remove_prefix(kName.size());
+    return true;
+}
+
+// The bit of the type that was taken, 0 where none was.
+std::uint8_t take_modern_type(std::string_view& line) noexcept {
+    constexpr std::size_t kVendor = std::string_view("application/vnd.").size();
+    if (line.size() < kOciIndex.size()) {
+        return 0;
+    }
+    if (line[kVendor] == 'd') {
+        return take<0>(line) ? kModernTypes[0].bit : take<1>(line) ? kModernTypes[1].bit : 0;
+    }
+    return take<3>(line) ? kModernTypes[3].bit : take<2>(line) ? kModernTypes[2].bit : 0;
+}
+
+// 0 for every text that is no modern type.
+std::uint8_t accept_bit(std::string_view text) noexcept {
+    for (const ModernType& type : kModernTypes) {
+        if (same_type(text, type.name)) {
+            return type.bit;
+        }
+    }
+    return 0;
 }
 
 // RFC 9110 token, less '*', which starts an extended parameter (RFC 8187).
@@ -157,18 +189,20 @@ std::optional<ManifestPath> parse_manifest_path(std::string_view path) noexcept 
 
 void AcceptedTypes::add_line(std::string_view line) noexcept {
     while (!line.empty()) {
-        const std::size_t comma = line.find(',');
-        std::string_view element = line.substr(0, comma);
-        line.remove_prefix(comma == std::string_view::npos ? line.size() : comma + 1);
-
-        const std::size_t semicolon = element.find(';');
-        if (semicolon != std::string_view::npos) {
-            if (!is_plain_parameter(element.substr(semicolon + 1))) {
-                continue;
-            }
-            element = element.substr(0, semicolon);
+        if (is_space(line.front()) || line.front() == ',') {
+            line.remove_prefix(1);
+            continue;
         }
-        seen_ |= accept_bit(trimmed(element));
+        if (const std::uint8_t bit = take_modern_type(line); bit != 0) {
+            seen_ |= bit;
+            continue;
+        }
+        const std::string_view element = line.substr(0, line.find(','));
+        line.remove_prefix(element.size());
+        const std::size_t semicolon = std::min(element.find(';'), element.size());
+        if (semicolon == element.size() || is_plain_parameter(element.substr(semicolon + 1))) {
+            seen_ |= accept_bit(trimmed(element.substr(0, semicolon)));
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 #include "core/reference.h"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <utility>
 
@@ -17,23 +19,41 @@ constexpr std::string_view kDockerHub = "docker.io";
 constexpr std::string_view kOldDockerHub = "index.docker.io";
 constexpr std::string_view kOfficial = "library/";
 
-constexpr bool is_digit(char c) noexcept {
-    return c >= '0' && c <= '9';
+// What a character may be part of, by one look: repositories and tags are checked on the pull path.
+enum Class : std::uint8_t {
+    kDigit = 1,
+    kUpper = 2,
+    kPathAlnum = 4,   // of a repository's component
+    kNameChar = 8,    // of a tag's name
+    kLabelChar = 16,  // of a host's label
+    kHex = 32,
+    kAddressChar = 64,  // of an IPv6 address
+};
+
+constexpr std::array<std::uint8_t, 256> make_classes() {
+    std::array<std::uint8_t, 256> classes{};
+    const auto add = [&classes](std::string_view characters, unsigned bits) {
+        for (const char c : characters) {
+            classes[static_cast<unsigned char>(c)] |= static_cast<std::uint8_t>(bits);
+        }
+    };
+    add("0123456789", kDigit | kPathAlnum | kNameChar | kLabelChar);
+    add("abcdefghijklmnopqrstuvwxyz", kPathAlnum | kNameChar | kLabelChar);
+    add("ABCDEFGHIJKLMNOPQRSTUVWXYZ", kUpper | kNameChar | kLabelChar);
+    add("_.-", kNameChar);
+    add("-", kLabelChar);
+    add("0123456789abcdef", kHex);
+    add("0123456789abcdefABCDEF:", kAddressChar);
+    return classes;
 }
-constexpr bool is_lower(char c) noexcept {
-    return c >= 'a' && c <= 'z';
-}
-constexpr bool is_upper(char c) noexcept {
-    return c >= 'A' && c <= 'Z';
-}
-constexpr bool is_alnum(char c) noexcept {
-    return is_digit(c) || is_lower(c) || is_upper(c);
+
+constexpr std::array<std::uint8_t, 256> kClasses = make_classes();
+
+constexpr bool is(Class wanted, char c) noexcept {
+    return (kClasses[static_cast<unsigned char>(c)] & wanted) != 0;
 }
 constexpr bool is_hex(char c) noexcept {
-    return is_digit(c) || (c >= 'a' && c <= 'f');
-}
-constexpr bool is_any_hex(char c) noexcept {
-    return is_hex(c) || (c >= 'A' && c <= 'F');
+    return is(kHex, c);
 }
 
 template <class Predicate>
@@ -52,7 +72,7 @@ std::size_t repository_stop(std::string_view text) noexcept {
     std::size_t at = 0;
     for (;;) {
         const std::size_t run = at;
-        while (at < size && (is_lower(text[at]) || is_digit(text[at]))) {
+        while (at < size && is(kPathAlnum, text[at])) {
             ++at;
         }
         if (at == run) {
@@ -84,12 +104,11 @@ std::size_t repository_stop(std::string_view text) noexcept {
 }
 
 std::size_t tag_name_stop(std::string_view text) noexcept {
-    if (text.empty() || !(is_alnum(text.front()) || text.front() == '_')) {
+    if (text.empty() || text.front() == '.' || text.front() == '-') {
         return 0;
     }
-    for (std::size_t at = 1; at < text.size(); ++at) {
-        const char c = text[at];
-        if (!is_alnum(c) && c != '_' && c != '.' && c != '-') {
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        if (!is(kNameChar, text[at])) {
             return at;
         }
     }
@@ -104,7 +123,7 @@ std::size_t port_stop(std::string_view text, std::size_t at) noexcept {
         return at;
     }
     const std::size_t first = ++at;
-    while (at < text.size() && is_digit(text[at])) {
+    while (at < text.size() && is(kDigit, text[at])) {
         ++at;
     }
     return at == text.size() && at > first ? kFits : at;
@@ -112,7 +131,7 @@ std::size_t port_stop(std::string_view text, std::size_t at) noexcept {
 
 std::size_t ipv6_registry_stop(std::string_view text) noexcept {
     std::size_t at = 1;
-    while (at < text.size() && (is_any_hex(text[at]) || text[at] == ':')) {
+    while (at < text.size() && is(kAddressChar, text[at])) {
         ++at;
     }
     if (at == 1 || at == text.size() || text[at] != ']') {
@@ -128,7 +147,7 @@ std::size_t registry_stop(std::string_view text) noexcept {
     std::size_t at = 0;
     for (;;) {
         const std::size_t label = at;
-        while (at < text.size() && (is_alnum(text[at]) || text[at] == '-')) {
+        while (at < text.size() && is(kLabelChar, text[at])) {
             ++at;
         }
         if (at == label || text[label] == '-') {
@@ -248,7 +267,7 @@ Cut cut(std::string_view text, char separator) noexcept {
 // case, so a word that does is a host.
 bool names_registry(std::string_view first) noexcept {
     return first == "localhost" || first.find_first_of(".:") != std::string_view::npos ||
-           std::any_of(first.begin(), first.end(), is_upper);
+           std::any_of(first.begin(), first.end(), [](char c) { return is(kUpper, c); });
 }
 
 }  // namespace

@@ -53,6 +53,16 @@ std::optional<Digest> Digest::parse(std::string_view text) noexcept {
     return digest;
 }
 
+Digest Digest::from_bytes(Algorithm algorithm, std::span<const std::uint8_t> bytes) noexcept {
+    Digest digest;
+    digest.algorithm_ = algorithm;
+    if (digest.bytes().size() != bytes.size()) {
+        return {};
+    }
+    std::memcpy(digest.bytes_.data(), bytes.data(), bytes.size());
+    return digest;
+}
+
 std::span<const std::uint8_t> Digest::bytes() const noexcept {
     switch (algorithm_) {
         case Algorithm::sha256:

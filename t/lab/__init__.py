@@ -13,5 +13,3 @@ loopback on a free port, keeps its files in a folder of its own, and is ended by
     machine.py     what a node changes on the machine, and putting it back
     lab.py         all of it together
 """
-
-

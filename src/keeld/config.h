@@ -1,10 +1,12 @@
-// keeld.yaml: one immutable object after reading. conf/keeld.yaml is the commented example with every key.
+// keeld.yaml: one immutable object after reading. conf/keeld.yaml is the commented example with
+// every key.
 #pragma once
 
 #include <chrono>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/expected.h"
@@ -13,21 +15,26 @@
 
 namespace keel {
 
+// Where keeld listens, and keelctl looks for it, when nobody says otherwise.
+inline constexpr std::string_view kDefaultListen = "unix:/run/keeld/keeld.sock";
+
 enum class Mode : std::uint8_t { observe, act };
 
 struct ListenConfig {
-    std::string at;            // "unix:/path" or "127.0.0.1:8080", "[::1]:8080"; only loopback addresses in this version
-    std::string mode = "0600"; // of the socket file
+    std::string at;  // "unix:/path" or "127.0.0.1:8080", "[::1]:8080"; only loopback addresses in
+                     // this version
+    std::string mode = "0600";  // of the socket file
     std::string group;
     std::vector<std::string> serve;  // api, events, metrics; empty: all
 };
 
 struct CacheConfig {
     std::string name;
-    std::string api;                            // base URL of keel_api, "http://127.0.0.1:5000/keel", or "unix:/path:/keel"
-    std::string secret;                         // file; for writing to keel_api later, optional
-    std::map<std::string, std::string> lookup;  // registry → base URL; key "*": one URL for all, asked with ?ns=
-    std::string ns;                             // namespace that the cache itself runs in: excluded
+    std::string api;  // base URL of keel_api, "http://127.0.0.1:5000/keel", or "unix:/path:/keel"
+    std::string secret;  // file; for writing to keel_api later, optional
+    std::map<std::string, std::string>
+        lookup;      // registry → base URL; key "*": one URL for all, asked with ?ns=
+    std::string ns;  // namespace that the cache itself runs in: excluded
 };
 
 struct RegistryConfig {
@@ -37,7 +44,7 @@ struct RegistryConfig {
 };
 
 struct KubernetesConfig {
-    std::string kubeconfig;               // empty: in-cluster
+    std::string kubeconfig;  // empty: in-cluster
     std::string context;
     std::vector<std::string> namespaces;  // empty: all
     std::string lease_namespace = "keel";
@@ -46,23 +53,24 @@ struct KubernetesConfig {
 
 // "5/h", "10/m", "unlimited"
 struct Rate {
-    int count = 0;          // 0: unlimited
+    int count = 0;  // 0: unlimited
     Millis per{3'600'000};
 };
 
 struct PacingConfig {
     Rate cluster{5, Millis{3'600'000}};
     Rate ns{2, Millis{3'600'000}};
-    int concurrent = 2;     // 0: unlimited
+    int concurrent = 2;  // 0: unlimited
 };
 
 enum class Reverts : std::uint8_t { ask, follow, never };
 
 struct DefaultsConfig {
     std::string policy = "force";
-    Millis poll{3'600'000};           // pollSchedule "@every …"; look-up interval of one tag
+    Millis poll{3'600'000};  // pollSchedule "@every …"; look-up interval of one tag
     Reverts reverts = Reverts::ask;
-    std::optional<Millis> deadline;   // of the verification; absent: progress deadline and pull allowance
+    std::optional<Millis>
+        deadline;  // of the verification; absent: progress deadline and pull allowance
     std::string restart_key = "kubectl.kubernetes.io/restartedAt";
 };
 
@@ -72,6 +80,9 @@ struct EnrolmentConfig {
     std::vector<std::string> exclude{"kube-system", "kube-public", "kube-node-lease"};
 };
 
+// Images that are taken for databases where the configuration does not say.
+[[nodiscard]] std::vector<std::string> default_stateful_images();
+
 struct Config {
     std::string path;  // of the file
     Mode mode = Mode::observe;
@@ -79,7 +90,7 @@ struct Config {
     std::vector<ListenConfig> listen;
     std::string ledger_path = "/var/lib/keeld/ledger.db";
     Millis ledger_keep = std::chrono::hours{24 * 400};
-    bool ledger_loss_observe = true;     // ledger.onLoss: observe | act
+    bool ledger_loss_observe = true;  // ledger.onLoss: observe | act
     std::optional<KubernetesConfig> kubernetes;
     std::vector<CacheConfig> caches;
     std::optional<Secrets> event_secrets;
@@ -87,15 +98,22 @@ struct Config {
     EnrolmentConfig enrolment;
     DefaultsConfig defaults;
     PacingConfig pacing;
-    std::vector<std::string> stateful_images;
+    // Globs over registry/repository, in which * stands for any bytes, slashes too.
+    std::vector<std::string> stateful_images = default_stateful_images();
 };
 
-// Reads and checks everything that can be checked without a network: syntax, unknown keys, types, ranges, secret files.
-// All findings are returned, each Error's text "FILE:LINE: KEY: what is wrong; what was expected".
+// Reads and checks everything that can be checked without a network: syntax, unknown keys, types,
+// ranges, secret files. Relative paths start at the configuration's own directory. All findings are
+// returned, each with the code "config" and a text "FILE:LINE: KEY: what is wrong; what was
+// expected".
 struct ConfigResult {
     std::optional<Config> config;  // set if there are no errors
     std::vector<Error> errors;
 };
 [[nodiscard]] ConfigResult load_config(const std::string& path);
+
+// Every key that this version reads, as a path ("registries.*.through"; lists count as their
+// elements).
+[[nodiscard]] std::vector<std::string> supported_config_keys();
 
 }  // namespace keel

@@ -1,0 +1,931 @@
+#include "keeld/config.h"
+
+#include <curl/curl.h>
+#include <grp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "core/reference.h"
+#include "keeld/address.h"
+
+namespace keel {
+namespace {
+
+using std::chrono::hours;
+using std::chrono::minutes;
+using std::chrono::seconds;
+
+// --- the keys there are ---
+
+struct Key {
+    std::string_view path;  // "*" stands for a key that the reader chooses
+    bool supported;         // false: of a later version, and told so
+};
+
+// Every key of the format. What is not here is unknown.
+constexpr auto kKeys = std::to_array<Key>({
+    {"mode", true},
+    {"timeZone", true},
+    {"listen", true},
+    {"listen.at", true},
+    {"listen.mode", true},
+    {"listen.group", true},
+    {"listen.serve", true},
+    {"listen.tls", false},
+    {"listen.trustedProxy", false},
+    {"auth", false},
+    {"ledger", true},
+    {"ledger.path", true},
+    {"ledger.keep", true},
+    {"ledger.onLoss", true},
+    {"ledger.url", false},
+    {"kubernetes", true},
+    {"kubernetes.kubeconfig", true},
+    {"kubernetes.context", true},
+    {"kubernetes.namespaces", true},
+    {"kubernetes.lease", true},
+    {"kubernetes.lease.namespace", true},
+    {"kubernetes.lease.name", true},
+    {"caches", true},
+    {"caches.name", true},
+    {"caches.api", true},
+    {"caches.secret", true},
+    {"caches.lookup", true},
+    {"caches.lookup.*", true},
+    {"caches.namespace", true},
+    {"events", true},
+    {"events.secret", true},
+    {"webhooks", false},
+    {"registries", true},
+    {"registries.*", true},
+    {"registries.*.through", true},
+    {"registries.*.direct", true},
+    {"registries.*.upstream", true},
+    {"registries.*.credentials", false},
+    {"registries.*.requests", false},
+    {"enrolment", true},
+    {"enrolment.label", true},
+    {"enrolment.exclude", true},
+    {"enrolment.workloadAnnotation", false},
+    {"defaults", true},
+    {"defaults.policy", true},
+    {"defaults.pollSchedule", true},
+    {"defaults.reverts", true},
+    {"defaults.deadline", true},
+    {"defaults.restartKey", true},
+    {"defaults.trigger", false},
+    {"defaults.restart", false},
+    {"defaults.allowPin", false},
+    {"defaults.minAge", false},
+    {"defaults.soak", false},
+    {"defaults.reversible", false},
+    {"defaults.step", false},
+    {"pacing", true},
+    {"pacing.cluster", true},
+    {"pacing.namespace", true},
+    {"pacing.concurrent", true},
+    {"breaker", false},
+    {"windows", false},
+    {"checks", false},
+    {"phases", false},
+    {"groups", false},
+    {"priorities", false},
+    {"stateful", true},
+    {"stateful.images", true},
+    {"watch", false},
+    {"notify", false},
+    {"hooks", false},
+    {"stamp", false},
+    {"settings", false},
+    {"coexist", false},
+    {"cap", false},
+});
+
+const Key* find_key(std::string_view path) {
+    const auto found =
+        std::find_if(kKeys.begin(), kKeys.end(), [&](const Key& key) { return key.path == path; });
+    return found == kKeys.end() ? nullptr : &*found;
+}
+
+// The names directly below `section` ("" is the top).
+std::vector<std::string_view> keys_below(std::string_view section) {
+    std::vector<std::string_view> names;
+    for (const Key& key : kKeys) {
+        std::string_view rest = key.path;
+        if (!section.empty()) {
+            if (!rest.starts_with(section) || rest.size() <= section.size() ||
+                rest[section.size()] != '.') {
+                continue;
+            }
+            rest.remove_prefix(section.size() + 1);
+        }
+        if (rest.find('.') == std::string_view::npos && key.supported) names.push_back(rest);
+    }
+    return names;
+}
+
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+    std::vector<std::size_t> row(b.size() + 1);
+    for (std::size_t j = 0; j <= b.size(); ++j)
+        row[j] = j;
+    for (std::size_t i = 1; i <= a.size(); ++i) {
+        std::size_t diagonal = std::exchange(row[0], i);
+        for (std::size_t j = 1; j <= b.size(); ++j) {
+            const bool same = std::tolower(static_cast<unsigned char>(a[i - 1])) ==
+                              std::tolower(static_cast<unsigned char>(b[j - 1]));
+            const std::size_t replaced = diagonal + (same ? 0 : 1);
+            diagonal = row[j];
+            row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+        }
+    }
+    return row.back();
+}
+
+std::string in_quotes(std::string_view text) {
+    return "\"" + std::string(text) + "\"";
+}
+
+std::string joined(const std::vector<std::string_view>& names) {
+    std::string text;
+    for (const std::string_view name : names) {
+        if (!text.empty()) text += ", ";
+        text += name == "*" ? "NAME" : name;
+    }
+    return text;
+}
+
+// What somebody who wrote `name` may have meant.
+std::string suggestion(std::string_view section, std::string_view name) {
+    const std::vector<std::string_view> known = keys_below(section);
+    const auto nearest = std::min_element(known.begin(), known.end(), [&](auto a, auto b) {
+        return edit_distance(name, a) < edit_distance(name, b);
+    });
+    if (nearest != known.end() && edit_distance(name, *nearest) <= 1 + nearest->size() / 3) {
+        return "did you mean " + in_quotes(*nearest) + "?";
+    }
+    return "the keys here are " + joined(known);
+}
+
+// --- findings ---
+
+class Findings {
+  public:
+    explicit Findings(std::string file) : file_(std::move(file)) {}
+
+    // `line` counts from 0, as YAML::Mark does; negative: of the file as a whole.
+    void add(int line, std::string_view key, std::string_view text) {
+        std::string message = file_ + ":";
+        if (line >= 0) message += std::to_string(line + 1) + ":";
+        message += " ";
+        if (!key.empty()) message.append(key).append(": ");
+        errors_.push_back(Error{"config", message.append(text)});
+    }
+
+    [[nodiscard]] std::vector<Error> take() { return std::move(errors_); }
+    [[nodiscard]] bool empty() const { return errors_.empty(); }
+
+  private:
+    std::string file_;
+    std::vector<Error> errors_;
+};
+
+// A place in the file: its node, and the key's path as people read it ("caches[0].api").
+struct Place {
+    YAML::Node node;
+    std::string name;
+    int line = -1;
+};
+
+// One mapping. Finding a key that is unknown, unsupported or there twice is part of the
+// construction.
+class Section {
+  public:
+    // `path`: as in kKeys.
+    Section(Findings& findings, const Place& place, std::string path)
+        : findings_(findings), place_(place), path_(std::move(path)) {
+        if (!place_.node.IsMap()) {
+            findings_.add(place_.line, place_.name,
+                          "is not a mapping; expected " + joined(keys_below(path_)) + " below it");
+            return;
+        }
+        const bool chosen = find_key(child("*")) != nullptr;
+        std::set<std::string> seen;
+        for (const auto& item : place_.node) {
+            const int line = item.first.Mark().line;
+            if (!item.first.IsScalar()) {
+                findings_.add(line, place_.name, "has a key that is not a word");
+                continue;
+            }
+            const std::string key = item.first.Scalar();
+            if (!seen.insert(key).second) {
+                findings_.add(line, full(key), "is written twice");
+                continue;
+            }
+            const Key* known = find_key(child(chosen ? "*" : key));
+            if (known == nullptr) {
+                findings_.add(line, full(key), "unknown key; " + suggestion(path_, key));
+            } else if (!known->supported) {
+                findings_.add(line, full(key), "not supported by this version; take it out");
+            } else {
+                items_.push_back({key, Place{item.second, full(key), line}});
+            }
+        }
+    }
+
+    // Absent and `null` are the same: the default holds.
+    [[nodiscard]] const Place* get(std::string_view key) const {
+        const Place* place = get_written(key);
+        return place == nullptr || place->node.IsNull() ? nullptr : place;
+    }
+    [[nodiscard]] const Place* get_written(std::string_view key) const {
+        for (const auto& [name, place] : items_) {
+            if (name == key) return &place;
+        }
+        return nullptr;
+    }
+    [[nodiscard]] const std::vector<std::pair<std::string, Place>>& items() const { return items_; }
+    [[nodiscard]] std::string full(std::string_view key) const {
+        return place_.name.empty() ? std::string(key) : place_.name + "." + std::string(key);
+    }
+    [[nodiscard]] int line() const { return place_.line; }
+    [[nodiscard]] const std::string& name() const { return place_.name; }
+
+  private:
+    [[nodiscard]] std::string child(std::string_view key) const {
+        return path_.empty() ? std::string(key) : path_ + "." + std::string(key);
+    }
+
+    Findings& findings_;
+    Place place_;
+    std::string path_;
+    std::vector<std::pair<std::string, Place>> items_;
+};
+
+// --- values ---
+
+bool is_lower_alnum(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
+bool is_alnum(char c) {
+    return is_lower_alnum(c) || (c >= 'A' && c <= 'Z');
+}
+
+// A DNS label of RFC 1123, as Kubernetes wants for namespaces.
+bool is_label(std::string_view text) {
+    return !text.empty() && text.size() <= 63 && is_lower_alnum(text.front()) &&
+           is_lower_alnum(text.back()) && std::all_of(text.begin(), text.end(), [](char c) {
+               return is_lower_alnum(c) || c == '-';
+           });
+}
+
+// Labels joined by dots, at most 253 bytes.
+bool is_subdomain(std::string_view text) {
+    if (text.empty() || text.size() > 253) return false;
+    while (true) {
+        const auto dot = text.find('.');
+        if (!is_label(text.substr(0, dot))) return false;
+        if (dot == std::string_view::npos) return true;
+        text.remove_prefix(dot + 1);
+    }
+}
+
+// The part of a label or annotation key behind the slash, and a label's value.
+bool is_label_word(std::string_view text) {
+    return !text.empty() && text.size() <= 63 && is_alnum(text.front()) && is_alnum(text.back()) &&
+           std::all_of(text.begin(), text.end(),
+                       [](char c) { return is_alnum(c) || c == '-' || c == '_' || c == '.'; });
+}
+
+bool is_qualified_name(std::string_view text) {
+    const auto slash = text.find('/');
+    if (slash == std::string_view::npos) return is_label_word(text);
+    return is_subdomain(text.substr(0, slash)) && is_label_word(text.substr(slash + 1));
+}
+
+std::optional<int> whole_number(std::string_view text) {
+    int value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+    return value;
+}
+
+// "5/h": so many in a second, minute, hour or day.
+std::optional<Rate> parse_rate(std::string_view text) {
+    if (text == "unlimited") return Rate{.count = 0, .per = hours{1}};
+    const auto slash = text.find('/');
+    if (slash == std::string_view::npos) return std::nullopt;
+    const auto count = whole_number(text.substr(0, slash));
+    if (!count || *count < 1 || *count > 100'000) return std::nullopt;
+    const std::string_view unit = text.substr(slash + 1);
+    if (unit == "s") return Rate{.count = *count, .per = seconds{1}};
+    if (unit == "m") return Rate{.count = *count, .per = minutes{1}};
+    if (unit == "h") return Rate{.count = *count, .per = hours{1}};
+    if (unit == "d") return Rate{.count = *count, .per = hours{24}};
+    return std::nullopt;
+}
+
+struct CurlUrlCleanup {
+    void operator()(CURLU* url) const { curl_url_cleanup(url); }
+};
+
+// What is wrong with a base URL; empty if nothing is. A trailing slash is taken off.
+std::string base_url_problem(std::string& text) {
+    const std::unique_ptr<CURLU, CurlUrlCleanup> url(curl_url());
+    const CURLUcode result = curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0);
+    if (result != CURLUE_OK) return std::string("is not a URL (") + curl_url_strerror(result) + ")";
+    const auto part = [&](CURLUPart which) {
+        char* value = nullptr;
+        std::string copy;
+        if (curl_url_get(url.get(), which, &value, 0) == CURLUE_OK) copy = value;
+        curl_free(value);
+        return copy;
+    };
+    const std::string scheme = part(CURLUPART_SCHEME);
+    if (scheme != "http" && scheme != "https") return "is not an http:// or https:// URL";
+    if (!part(CURLUPART_USER).empty() || !part(CURLUPART_PASSWORD).empty()) {
+        return "holds a password; secrets are read from files only";
+    }
+    if (!part(CURLUPART_QUERY).empty() || !part(CURLUPART_FRAGMENT).empty()) {
+        return "has a query or fragment, where a base URL was expected";
+    }
+    while (text.ends_with('/'))
+        text.pop_back();
+    return {};
+}
+
+// "unix:/path/to/socket:/prefix"
+std::string unix_url_problem(const std::string& text) {
+    const auto colon = text.find(":/", 5);
+    if (!text.starts_with("unix:/") || colon == std::string::npos) {
+        return "is not of the form unix:/SOCKET:/PREFIX";
+    }
+    return {};
+}
+
+bool is_time_zone(const std::string& name) {
+    if (name == "UTC") return true;
+    const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+        return is_alnum(c) || c == '/' || c == '_' || c == '-' || c == '+';
+    });
+    struct stat status {};
+    return plain && !name.empty() &&
+           ::stat(("/usr/share/zoneinfo/" + name).c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+// A host[:port] as image references name it, in its normal form.
+std::string registry_problem(const std::string& name) {
+    const auto reference = Reference::parse(name + "/a/b:c");
+    if (!reference || reference->repository != "a/b") return "is not a registry's host[:port]";
+    if (reference->registry != name)
+        return "is written " + in_quotes(reference->registry) + " in references";
+    return {};
+}
+
+// --- the sections ---
+
+class Reader {
+  public:
+    explicit Reader(const std::string& path)
+        : findings_(path), directory_(std::filesystem::absolute(path).parent_path()) {
+        config_.path = path;
+    }
+
+    ConfigResult read(const std::string& path);
+
+  private:
+    using Check = std::function<std::string(std::string&)>;  // "" or what is wrong
+
+    void read_top(const Section& top);
+    void read_listen(const Place& place);
+    void read_ledger(const Section& section);
+    void read_kubernetes(const Section& section);
+    void read_cache(const Section& section);
+    void read_lookup(const Place& place, CacheConfig& cache);
+    void read_registry(const std::string& name, const Place& place);
+    void read_enrolment(const Section& section);
+    void read_defaults(const Section& section);
+    void read_pacing(const Place& place);
+    void check_together(const Section& top);
+
+    void problem(const Place& place, std::string_view text) {
+        findings_.add(place.line, place.name, text);
+    }
+
+    // Readers of one value: where the key is absent they leave `value` as it is.
+    bool text(const Section& section, std::string_view key, std::string& value,
+              const Check& check = nullptr);
+    bool scalar(const Place& place, std::string& value, const Check& check = nullptr);
+    void texts(const Section& section, std::string_view key, std::vector<std::string>& values,
+               const Check& check);
+    template <class T>
+    void choice(const Section& section, std::string_view key, T& value,
+                std::initializer_list<std::pair<std::string_view, T>> choices);
+    bool duration(const Section& section, std::string_view key, Millis& value, Millis low,
+                  Millis high);
+    void rate(const Section& section, std::string_view key, Rate& value);
+    void file(const Section& section, std::string_view key, std::string& value);
+    std::optional<Secrets> secrets(const Section& section, std::string_view key, std::string& path);
+    void each(const Place& place, const std::function<void(const Place&)>& visit);
+
+    Findings findings_;
+    std::filesystem::path directory_;  // relative paths start here
+    Config config_;
+};
+
+bool Reader::scalar(const Place& place, std::string& value, const Check& check) {
+    if (!place.node.IsScalar()) {
+        problem(place, "is not a single value");
+        return false;
+    }
+    std::string text = place.node.Scalar();
+    if (text.find("${") != std::string::npos) {
+        problem(place, "holds \"${\": variables are not replaced here; write the value itself");
+        return false;
+    }
+    if (text.empty()) {
+        problem(place, "is empty");
+        return false;
+    }
+    const std::string wrong = check ? check(text) : std::string();
+    if (!wrong.empty()) {
+        problem(place, in_quotes(place.node.Scalar()) + " " + wrong);
+        return false;
+    }
+    value = std::move(text);
+    return true;
+}
+
+bool Reader::text(const Section& section, std::string_view key, std::string& value,
+                  const Check& check) {
+    const Place* place = section.get(key);
+    return place != nullptr && scalar(*place, value, check);
+}
+
+void Reader::each(const Place& place, const std::function<void(const Place&)>& visit) {
+    if (!place.node.IsSequence()) {
+        problem(place, "is not a list; expected [a, b] or lines that begin with \"- \"");
+        return;
+    }
+    std::size_t index = 0;
+    for (const auto& item : place.node) {
+        visit(Place{item, place.name + "[" + std::to_string(index++) + "]", item.Mark().line});
+    }
+}
+
+void Reader::texts(const Section& section, std::string_view key, std::vector<std::string>& values,
+                   const Check& check) {
+    const Place* place = section.get(key);
+    if (place == nullptr) return;
+    values.clear();
+    each(*place, [&](const Place& item) {
+        std::string value;
+        if (!scalar(item, value, check)) return;
+        if (std::find(values.begin(), values.end(), value) != values.end()) {
+            problem(item, in_quotes(value) + " is there twice");
+            return;
+        }
+        values.push_back(std::move(value));
+    });
+}
+
+template <class T>
+void Reader::choice(const Section& section, std::string_view key, T& value,
+                    std::initializer_list<std::pair<std::string_view, T>> choices) {
+    std::string written;
+    text(section, key, written, [&](std::string& given) -> std::string {
+        std::vector<std::string_view> names;
+        for (const auto& [name, meaning] : choices) {
+            if (name == given) {
+                value = meaning;
+                return {};
+            }
+            names.push_back(name);
+        }
+        return "is not known; expected one of " + joined(names);
+    });
+}
+
+bool Reader::duration(const Section& section, std::string_view key, Millis& value, Millis low,
+                      Millis high) {
+    std::string written;
+    return text(section, key, written, [&](std::string& given) -> std::string {
+        const auto parsed = parse_duration(given);
+        if (!parsed) return "is not a duration such as 90s, 1h30m or 7d";
+        if (*parsed < low || *parsed > high) {
+            return "is not between " + format_duration(low) + " and " + format_duration(high);
+        }
+        value = *parsed;
+        return {};
+    });
+}
+
+void Reader::rate(const Section& section, std::string_view key, Rate& value) {
+    std::string written;
+    text(section, key, written, [&](std::string& given) -> std::string {
+        const auto parsed = parse_rate(given);
+        if (!parsed) {
+            return "is not a rate; expected N/s, N/m, N/h or N/d with N from 1, or unlimited"
+                   " (to write nothing at all: mode: observe)";
+        }
+        value = *parsed;
+        return {};
+    });
+}
+
+// A path that must be a readable regular file; relative ones start at the configuration's
+// directory.
+void Reader::file(const Section& section, std::string_view key, std::string& value) {
+    text(section, key, value, [&](std::string& given) -> std::string {
+        given = (directory_ / given).lexically_normal().string();
+        struct stat status {};
+        if (::stat(given.c_str(), &status) != 0 || ::access(given.c_str(), R_OK) != 0) {
+            return "cannot be read: " + std::string(std::strerror(errno)) + " (" + given + ")";
+        }
+        return S_ISREG(status.st_mode) ? "" : "is not a file";
+    });
+}
+
+std::optional<Secrets> Reader::secrets(const Section& section, std::string_view key,
+                                       std::string& path) {
+    const Place* place = section.get(key);
+    if (place == nullptr || !scalar(*place, path)) return std::nullopt;
+    path = (directory_ / path).lexically_normal().string();
+    const auto content = read_secret_file(path);
+    if (!content) {
+        problem(*place, content.error().text);
+        return std::nullopt;
+    }
+    auto parsed = Secrets::parse(*content);
+    if (!parsed) {
+        problem(*place, path + ": " + parsed.error().text +
+                            "; expected one whsec_<base64> a line, 24 to 64 bytes decoded");
+        return std::nullopt;
+    }
+    return std::move(*parsed);
+}
+
+void Reader::read_top(const Section& top) {
+    choice<Mode>(top, "mode", config_.mode, {{"observe", Mode::observe}, {"act", Mode::act}});
+    text(top, "timeZone", config_.time_zone, [](std::string& name) -> std::string {
+        return is_time_zone(name)
+                   ? ""
+                   : "is not a time zone of this machine, such as UTC or Europe/Sofia";
+    });
+    if (const Place* place = top.get("listen")) {
+        each(*place, [this](const Place& item) { read_listen(item); });
+    } else {
+        config_.listen.emplace_back().at = kDefaultListen;
+    }
+    const auto section = [&](std::string_view key, void (Reader::*read)(const Section&)) {
+        if (const Place* place = top.get(key)) {
+            (this->*read)(Section(findings_, *place, std::string(key)));
+        }
+    };
+    section("ledger", &Reader::read_ledger);
+    if (const Place* place = top.get_written("kubernetes");
+        place != nullptr && place->node.IsNull()) {
+        problem(*place,
+                "is empty; write {} for the cluster that keeld runs in, or take the key out for a "
+                "watcher without a cluster");
+    }
+    section("kubernetes", &Reader::read_kubernetes);
+    if (const Place* place = top.get("caches")) {
+        each(*place, [this](const Place& item) { read_cache(Section(findings_, item, "caches")); });
+    }
+    if (const Place* place = top.get("events")) {
+        const Section events(findings_, *place, "events");
+        std::string path;
+        config_.event_secrets = secrets(events, "secret", path);
+    }
+    if (const Place* place = top.get("registries")) {
+        const Section registries(findings_, *place, "registries");
+        for (const auto& [name, registry] : registries.items())
+            read_registry(name, registry);
+    }
+    section("enrolment", &Reader::read_enrolment);
+    section("defaults", &Reader::read_defaults);
+    if (const Place* place = top.get("pacing")) read_pacing(*place);
+    if (const Place* place = top.get("stateful")) {
+        const Section stateful(findings_, *place, "stateful");
+        texts(stateful, "images", config_.stateful_images, nullptr);
+    }
+}
+
+void Reader::read_listen(const Place& place) {
+    const Section section(findings_, place, "listen");
+    if (!place.node.IsMap()) return;
+    ListenConfig listen;
+    if (section.get("at") == nullptr)
+        problem(place, "needs \"at\", for example unix:/run/keeld/keeld.sock");
+    text(section, "at", listen.at, [](std::string& at) -> std::string {
+        const auto address = ListenAddress::parse(at);
+        if (!address) return "cannot be listened on: " + address.error().text;
+        at = address->to_string();
+        return {};
+    });
+    text(section, "mode", listen.mode, [](std::string& mode) -> std::string {
+        const bool octal =
+            mode.size() >= 3 && mode.size() <= 4 &&
+            std::all_of(mode.begin(), mode.end(), [](char c) { return c >= '0' && c <= '7'; });
+        if (!octal || (mode.size() == 4 && mode[0] != '0'))
+            return "is not an octal mode such as \"0660\"";
+        return {};
+    });
+    text(section, "group", listen.group, [](std::string& group) -> std::string {
+        return ::getgrnam(group.c_str()) != nullptr ? "" : "is not a group of this machine";
+    });
+    texts(section, "serve", listen.serve, [](std::string& part) -> std::string {
+        if (part == "api" || part == "events" || part == "metrics") return {};
+        if (part == "webhooks") return "is not supported by this version";
+        return "is not known; expected some of api, events, metrics";
+    });
+    const auto same = [&](const ListenConfig& other) { return other.at == listen.at; };
+    if (!listen.at.ends_with(":0") &&
+        std::any_of(config_.listen.begin(), config_.listen.end(), same)) {
+        problem(place, in_quotes(listen.at) + " is there twice");
+    }
+    config_.listen.push_back(std::move(listen));
+}
+
+void Reader::read_ledger(const Section& section) {
+    text(section, "path", config_.ledger_path, [this](std::string& path) -> std::string {
+        path = (directory_ / path).lexically_normal().string();
+        return {};
+    });
+    // Pacing counts what was intended in the last day at most.
+    duration(section, "keep", config_.ledger_keep, hours{48}, hours{24 * 36'500});
+    choice<bool>(section, "onLoss", config_.ledger_loss_observe,
+                 {{"observe", true}, {"act", false}});
+}
+
+const auto kNamespace = [](std::string& name) -> std::string {
+    return is_label(name) ? "" : "is not a namespace's name (lower-case letters, digits and -)";
+};
+
+void Reader::read_kubernetes(const Section& section) {
+    KubernetesConfig kubernetes;
+    file(section, "kubeconfig", kubernetes.kubeconfig);
+    text(section, "context", kubernetes.context);
+    if (const Place* context = section.get("context");
+        context != nullptr && section.get("kubeconfig") == nullptr) {
+        problem(*context, "is set, but kubernetes.kubeconfig is not");
+    }
+    texts(section, "namespaces", kubernetes.namespaces, kNamespace);
+    if (const Place* place = section.get("lease")) {
+        const Section lease(findings_, *place, "kubernetes.lease");
+        text(lease, "namespace", kubernetes.lease_namespace, kNamespace);
+        text(lease, "name", kubernetes.lease_name, [](std::string& name) -> std::string {
+            return is_subdomain(name) ? "" : "is not a name that Kubernetes takes";
+        });
+    }
+    config_.kubernetes = std::move(kubernetes);
+}
+
+void Reader::read_cache(const Section& section) {
+    CacheConfig cache;
+    if (section.get("name") == nullptr) {
+        findings_.add(section.line(), section.name(),
+                      "needs \"name\", as keel_cache_name in nginx has it");
+    }
+    text(section, "name", cache.name, [](std::string& name) -> std::string {
+        return is_label_word(name) ? "" : "is not a cache's name (letters, digits, -, _ and .)";
+    });
+    if (section.get("api") == nullptr) {
+        findings_.add(section.line(), section.name(),
+                      "needs \"api\", the URL of the location with keel_api");
+    }
+    text(section, "api", cache.api, [](std::string& url) -> std::string {
+        return url.starts_with("unix:") ? unix_url_problem(url) : base_url_problem(url);
+    });
+    secrets(section, "secret", cache.secret);
+    if (const Place* place = section.get("lookup")) read_lookup(*place, cache);
+    text(section, "namespace", cache.ns, kNamespace);
+    const auto same = [&](const CacheConfig& other) { return other.name == cache.name; };
+    if (!cache.name.empty() && std::any_of(config_.caches.begin(), config_.caches.end(), same)) {
+        problem(*section.get("name"), in_quotes(cache.name) + " is the name of two caches");
+    }
+    config_.caches.push_back(std::move(cache));
+}
+
+void Reader::read_lookup(const Place& place, CacheConfig& cache) {
+    if (place.node.IsScalar()) {
+        std::string url;
+        if (scalar(place, url, base_url_problem)) cache.lookup["*"] = url;
+        return;
+    }
+    const Section section(findings_, place, "caches.lookup");
+    for (const auto& [registry, item] : section.items()) {
+        if (const std::string wrong = registry_problem(registry); !wrong.empty()) {
+            problem(item, wrong);
+        }
+        std::string url;
+        if (scalar(item, url, base_url_problem)) cache.lookup[registry] = url;
+    }
+}
+
+void Reader::read_registry(const std::string& name, const Place& place) {
+    if (const std::string wrong = registry_problem(name); !wrong.empty()) problem(place, wrong);
+    const Section section(findings_, place, "registries.*");
+    if (!place.node.IsMap()) return;
+    RegistryConfig registry;
+    text(section, "through", registry.through, [this](std::string& cache) -> std::string {
+        const auto same = [&](const CacheConfig& each) { return each.name == cache; };
+        if (std::any_of(config_.caches.begin(), config_.caches.end(), same)) return {};
+        std::vector<std::string_view> names;
+        for (const CacheConfig& each : config_.caches)
+            names.push_back(each.name);
+        return "is not the name of a cache; " +
+               (names.empty() ? "caches: is empty" : "there are " + joined(names));
+    });
+    text(section, "direct", registry.direct, base_url_problem);
+    text(section, "upstream", registry.upstream, base_url_problem);
+    const bool through = section.get("through") != nullptr;
+    const bool direct = section.get("direct") != nullptr;
+    if (through && direct)
+        problem(place, "has both through and direct; only one says where it is asked");
+    if (!through && !direct)
+        problem(place, "needs \"through\" (a cache's name) or \"direct\" (a URL)");
+    config_.registries[name] = std::move(registry);
+}
+
+void Reader::read_enrolment(const Section& section) {
+    std::string label;
+    text(section, "label", label, [this](std::string& given) -> std::string {
+        const auto equals = given.find('=');
+        const std::string key = given.substr(0, equals);
+        const std::string value = equals == std::string::npos ? "" : given.substr(equals + 1);
+        if (!is_qualified_name(key) || !is_label_word(value)) {
+            return "is not a label KEY=VALUE such as keel.sh/enrolled=true";
+        }
+        config_.enrolment.label_key = key;
+        config_.enrolment.label_value = value;
+        return {};
+    });
+    texts(section, "exclude", config_.enrolment.exclude, kNamespace);
+}
+
+std::string policy_problem(const std::string& policy) {
+    if (policy == "force" || policy == "never") return {};
+    for (const std::string_view later : {"patch", "minor", "major", "all"}) {
+        if (policy == later) return "is not supported by this version, which knows force and never";
+    }
+    if (policy.starts_with("glob:") || policy.starts_with("regexp:")) {
+        return "is not supported by this version, which knows force and never";
+    }
+    return "is not a policy; expected force or never";
+}
+
+void Reader::read_defaults(const Section& section) {
+    DefaultsConfig& defaults = config_.defaults;
+    text(section, "policy", defaults.policy, policy_problem);
+    std::string schedule;
+    text(section, "pollSchedule", schedule, [&](std::string& given) -> std::string {
+        constexpr std::string_view every = "@every ";
+        if (!given.starts_with(every)) {
+            return "is not of the form \"@every 1h30m\"; other schedules are not supported by this "
+                   "version";
+        }
+        const auto interval = parse_duration(std::string_view(given).substr(every.size()));
+        if (!interval || *interval < seconds{1} || *interval > hours{24 * 30}) {
+            return "is not an interval from 1s to 30d";
+        }
+        defaults.poll = *interval;
+        return {};
+    });
+    choice<Reverts>(
+        section, "reverts", defaults.reverts,
+        {{"ask", Reverts::ask}, {"follow", Reverts::follow}, {"never", Reverts::never}});
+    Millis deadline{};
+    if (duration(section, "deadline", deadline, seconds{1}, hours{24}))
+        defaults.deadline = deadline;
+    text(section, "restartKey", defaults.restart_key, [](std::string& key) -> std::string {
+        return is_qualified_name(key) ? "" : "is not an annotation's key";
+    });
+}
+
+void Reader::read_pacing(const Place& place) {
+    if (place.node.IsScalar()) {
+        if (place.node.Scalar() == "unlimited") {
+            config_.pacing = PacingConfig{.cluster = {.count = 0, .per = hours{1}},
+                                          .ns = {.count = 0, .per = hours{1}},
+                                          .concurrent = 0};
+        } else {
+            problem(place, in_quotes(place.node.Scalar()) +
+                               " is not known; expected cluster, namespace and concurrent below "
+                               "it, or unlimited");
+        }
+        return;
+    }
+    const Section section(findings_, place, "pacing");
+    rate(section, "cluster", config_.pacing.cluster);
+    rate(section, "namespace", config_.pacing.ns);
+    std::string concurrent;
+    text(section, "concurrent", concurrent, [this](std::string& given) -> std::string {
+        const auto count = given == "unlimited" ? 0 : whole_number(given);
+        if (!count || *count > 1000 || (*count < 1 && given != "unlimited")) {
+            return "is not a number from 1 to 1000, or unlimited";
+        }
+        config_.pacing.concurrent = *count;
+        return {};
+    });
+}
+
+// What is right by itself and wrong beside the rest.
+void Reader::check_together(const Section& top) {
+    const Place* caches = top.get("caches");
+    const Place* events = top.get("events");
+    const bool secret =
+        events != nullptr && events->node.IsMap() && events->node["secret"].IsDefined();
+    if (!config_.caches.empty() && !secret) {
+        findings_.add(
+            events != nullptr ? events->line : caches->line, "events.secret",
+            "is missing, and caches are there: their events would be refused; expected the "
+            "file that keel_companion in nginx names");
+    }
+    if (config_.caches.empty() && config_.registries.empty() && !config_.kubernetes) {
+        findings_.add(-1, "",
+                      "nothing to look at: neither caches nor registries nor kubernetes are there");
+    }
+    for (const auto& [name, registry] : config_.registries) {
+        for (const CacheConfig& cache : config_.caches) {
+            if (cache.name != registry.through || cache.lookup.contains("*") ||
+                cache.lookup.contains(name)) {
+                continue;
+            }
+            const Place place{top.get("registries")->node, "registries." + name + ".through", -1};
+            findings_.add(place.node[name].Mark().line, place.name,
+                          "goes through " + in_quotes(cache.name) +
+                              ", whose \"lookup\" has no URL for " + name +
+                              ": its tags could never be looked up");
+        }
+    }
+}
+
+ConfigResult Reader::read(const std::string& path) {
+    std::vector<YAML::Node> documents;
+    try {
+        documents = YAML::LoadAllFromFile(path);
+    } catch (const YAML::BadFile&) {
+        const std::string reason = errno != 0 ? std::strerror(errno) : "no such file";
+        findings_.add(-1, "", "cannot be read: " + reason + "; name the file with --config");
+    } catch (const YAML::Exception& error) {
+        findings_.add(error.mark.line, "", "is not YAML: " + error.msg);
+    }
+    if (!findings_.empty()) return {std::nullopt, findings_.take()};
+    if (documents.size() > 1) {
+        findings_.add(documents[1].Mark().line, "",
+                      "a second document begins here; only one is read");
+    }
+    const YAML::Node root = documents.empty() ? YAML::Node() : documents.front();
+    const Place place{root.IsNull() ? YAML::Node(YAML::NodeType::Map) : root, "", 0};
+    try {
+        const Section top(findings_, place, "");
+        read_top(top);
+        check_together(top);
+    } catch (const YAML::Exception& error) {
+        findings_.add(error.mark.line, "", error.msg);
+    }
+    if (!findings_.empty()) return {std::nullopt, findings_.take()};
+    return {std::move(config_), {}};
+}
+
+}  // namespace
+
+std::vector<std::string> default_stateful_images() {
+    // By the last parts of what their publishers call them. Redis and its kin are left out on
+    // purpose: most are caches, and those that keep data run in StatefulSets, which are blocked
+    // anyway.
+    return {"*/postgres",     "*/postgresql",   "*/postgis",      "*/pgvector",
+            "*/timescaledb*", "*/mysql",        "*/mysql-server", "*/mariadb",
+            "*/percona*",     "*/mongo",        "*/mongodb*",     "*/couchdb",
+            "*/cassandra",    "*/scylla",       "*/clickhouse",   "*/clickhouse-server",
+            "*/cockroach",    "*/neo4j",        "*/influxdb",     "*/elasticsearch",
+            "*/opensearch",   "*/mssql/server", "*/etcd"};
+}
+
+std::vector<std::string> supported_config_keys() {
+    std::vector<std::string> keys;
+    for (const Key& key : kKeys) {
+        if (key.supported) keys.emplace_back(key.path);
+    }
+    return keys;
+}
+
+ConfigResult load_config(const std::string& path) {
+    return Reader(path).read(path);
+}
+
+}  // namespace keel

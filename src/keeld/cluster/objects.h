@@ -16,10 +16,12 @@ struct json_t;
 namespace keel {
 
 enum class WorkloadKind : std::uint8_t { deployment, stateful_set, daemon_set, cron_job };
-inline constexpr WorkloadKind kWorkloadKinds[] = {WorkloadKind::deployment, WorkloadKind::stateful_set,
+inline constexpr WorkloadKind kWorkloadKinds[] = {WorkloadKind::deployment,
+                                                  WorkloadKind::stateful_set,
                                                   WorkloadKind::daemon_set, WorkloadKind::cron_job};
 [[nodiscard]] std::string_view to_string(WorkloadKind kind);  // "Deployment"
-// The kind's own name or kubectl's short forms and plurals ("deploy", "statefulsets", "sts" …), any case.
+// The kind's own name or kubectl's short forms and plurals ("deploy", "statefulsets", "sts" …), any
+// case.
 [[nodiscard]] std::optional<WorkloadKind> parse_kind(std::string_view text);
 // "/apis/apps/v1" + resource; with a namespace "/apis/apps/v1/namespaces/NS/deployments".
 [[nodiscard]] std::string collection_path(WorkloadKind kind, std::string_view ns);
@@ -52,7 +54,8 @@ struct Owner {
     std::string uid;
 };
 
-// Annotations and labels whose keys begin with "keel.sh/" or "keel.observer/"; nothing else is kept.
+// Annotations and labels whose keys begin with "keel.sh/" or "keel.observer/"; nothing else is
+// kept.
 using KeelKeys = std::map<std::string, std::string, std::less<>>;
 
 struct Workload {
@@ -61,27 +64,31 @@ struct Workload {
     std::string resource_version;
     std::int64_t generation = 0;
     std::int64_t observed_generation = 0;
-    std::vector<Container> containers;  // init containers first, each group in the order of the spec
+    std::vector<Container>
+        containers;  // init containers first, each group in the order of the spec
     KeelKeys annotations;
     KeelKeys labels;
     KeelKeys template_annotations;
     KeelKeys template_labels;
-    std::string selector;            // label selector in query form; empty for CronJobs
-    std::optional<Owner> controller; // ownerReference with controller: true
-    std::string marker;              // template annotation named by the restart key, or empty
-    int replicas = 1;                // wanted; for DaemonSets desiredNumberScheduled
+    std::string selector;             // label selector in query form; empty for CronJobs
+    std::optional<Owner> controller;  // ownerReference with controller: true
+    std::string marker;               // template annotation named by the restart key, or empty
+    int replicas = 1;                 // wanted; for DaemonSets desiredNumberScheduled
     int updated = 0;
     int ready = 0;
     int available = 0;
-    int current = 0;                 // status.replicas: old and new together
-    bool paused = false;             // Deployment paused, CronJob suspended
-    bool on_delete = false;          // StatefulSet, DaemonSet updateStrategy OnDelete
-    bool partitioned = false;        // StatefulSet rollingUpdate.partition above 0
-    bool deadline_exceeded = false;  // Deployment condition Progressing=False, ProgressDeadlineExceeded
-    int progress_deadline = 600;     // seconds; Deployments' own, otherwise the API's default
-    std::string revision;            // Deployment: annotation deployment.kubernetes.io/revision; StatefulSet: status.updateRevision
+    int current = 0;           // status.replicas: old and new together
+    bool paused = false;       // Deployment paused, CronJob suspended
+    bool on_delete = false;    // StatefulSet, DaemonSet updateStrategy OnDelete
+    bool partitioned = false;  // StatefulSet rollingUpdate.partition above 0
+    bool deadline_exceeded =
+        false;  // Deployment condition Progressing=False, ProgressDeadlineExceeded
+    int progress_deadline = 600;  // seconds; Deployments' own, otherwise the API's default
+    std::string revision;  // Deployment: annotation deployment.kubernetes.io/revision; StatefulSet:
+                           // status.updateRevision
 
-    // The workload's controller has seen the newest generation and every replica is updated and available.
+    // The workload's controller has seen the newest generation and every replica is updated and
+    // available.
     [[nodiscard]] bool rolled_out() const;
 };
 
@@ -96,7 +103,7 @@ struct Namespace {
 // One container of a pod, as its status tells.
 struct ContainerStatus {
     std::string name;
-    std::string image_id;        // verbatim; see digest_of_image_id
+    std::string image_id;  // verbatim; see digest_of_image_id
     int restarts = 0;
     bool ready = false;
     bool running = false;
@@ -126,19 +133,22 @@ struct Identity {
     std::string ns;
     std::string name;
     std::string uid;
-    std::string hash;      // label pod-template-hash / controller-revision-hash (of metadata.labels)
-    std::string revision;  // annotation deployment.kubernetes.io/revision, or .revision of a ControllerRevision
+    std::string hash;  // label pod-template-hash / controller-revision-hash (of metadata.labels)
+    std::string revision;  // annotation deployment.kubernetes.io/revision, or .revision of a
+                           // ControllerRevision
     std::optional<Owner> controller;
 };
 
-// From the API server's JSON. Fields that are absent keep their defaults; a wrong type is "bad-object" naming it.
+// From the API server's JSON. Fields that are absent keep their defaults; a wrong type is
+// "bad-object" naming it.
 [[nodiscard]] Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
                                                  std::string_view marker_key);
 [[nodiscard]] Expected<Namespace> decode_namespace(const json_t* object);
 [[nodiscard]] Expected<Pod> decode_pod(const json_t* object);
 [[nodiscard]] Expected<Identity> decode_identity(const json_t* object);
 
-// "registry/repo@sha256:…", "docker-pullable://…@sha256:…", "sha256:…" (a config digest); empty if there is none.
+// "registry/repo@sha256:…", "docker-pullable://…@sha256:…", "sha256:…" (a config digest); empty if
+// there is none.
 [[nodiscard]] std::string digest_of_image_id(std::string_view image_id);
 // The repository part ("registry/repo") where there is one.
 [[nodiscard]] std::string repository_of_image_id(std::string_view image_id);

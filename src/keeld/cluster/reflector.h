@@ -1,4 +1,5 @@
-// Keeps somebody's picture of one collection right: list, then watch, again and again, whatever breaks in between.
+// Keeps somebody's picture of one collection right: list, then watch, again and again, whatever
+// breaks in between.
 #pragma once
 
 #include <functional>
@@ -9,8 +10,8 @@
 
 namespace keel {
 
-// Called on the loop. A listing is begin, upsert for every object, end; what was known and not upserted between begin
-// and end is gone. Between listings: upsert and remove.
+// Called on the loop. A listing is begin, upsert for every object, end; what was known and not
+// upserted between begin and end is gone. Between listings: upsert and remove.
 struct ReflectorHandlers {
     std::function<void()> begin;
     std::function<void(const json_t*)> upsert;
@@ -21,17 +22,17 @@ struct ReflectorHandlers {
 };
 
 class Reflector {
-public:
+  public:
     Reflector(Loop& loop, ClusterClient& client, std::string path, ReflectorHandlers handlers);
     ~Reflector();
 
-    // Runs until stop(). Back-off 0.2 s to 30 s with jitter on errors; a plain end of a watch goes on from the last
-    // resourceVersion (bookmarks included); 410 lists again.
+    // Runs until stop(). Back-off 0.2 s to 30 s with jitter on errors; a plain end of a watch goes
+    // on from the last resourceVersion (bookmarks included); 410 lists again.
     [[nodiscard]] Task<void> run();
     void stop();
     [[nodiscard]] bool synced() const;  // one listing has been completed
 
-private:
+  private:
     struct State;
     std::shared_ptr<State> state_;
 };

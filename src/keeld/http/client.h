@@ -1,4 +1,5 @@
-// Outgoing HTTP: libcurl's multi interface on keeld's loop. One client serves registries, caches and the API server.
+// Outgoing HTTP: libcurl's multi interface on keeld's loop. One client serves registries, caches
+// and the API server.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +23,8 @@ struct HttpHeader {
 };
 using HttpHeaders = std::vector<HttpHeader>;
 
-// How the peer is known and how we are. Files are read by libcurl; *_pem are PEM texts (kubeconfig's *-data fields).
+// How the peer is known and how we are. Files are read by libcurl; *_pem are PEM texts
+// (kubeconfig's *-data fields).
 struct TlsOptions {
     std::string ca_file;
     std::string ca_pem;
@@ -32,6 +34,8 @@ struct TlsOptions {
     std::string key_pem;
     std::string server_name;  // "tls-server-name"; empty: the URL's host
     bool insecure = false;    // only where a configuration says so
+
+    friend bool operator==(const TlsOptions&, const TlsOptions&) = default;
 };
 
 struct HttpRequest {
@@ -42,12 +46,16 @@ struct HttpRequest {
     std::shared_ptr<const TlsOptions> tls;  // null: the system's trust store
     std::string unix_socket;                // connect to this path instead of the URL's host
     std::string proxy;                      // empty: the environment decides
-    bool follow_redirects = false;          // at most 5; Authorization is not sent on to another host
-    Millis timeout{10'000};                 // of the whole transfer; zero: none (a watch)
+    bool follow_redirects = false;  // at most 5; Authorization is not sent on to another host
+    Millis timeout{10'000};         // of the whole transfer; zero: none (a watch)
     Millis connect_timeout{5'000};
-    Millis idle_timeout{0};                 // no byte for so long ends a stream; zero: none
-    std::size_t max_body = 64U << 20U;      // more is the error "too-large"
-    // Called on the loop with each piece of a 2xx body instead of collecting it; false ends the transfer ("stopped").
+    Millis idle_timeout{0};             // no byte for so long ends a stream; zero: none
+    std::size_t max_body = 64U << 20U;  // of a collected body; more is the error "too-large"
+    // Both are called on the loop, never inside libcurl, so they may start and end transfers.
+    // The status of the final answer, as soon as its headers are complete.
+    std::function<void(int)> on_status;
+    // Each piece of a 2xx body instead of collecting it, however long it gets; false ends the
+    // transfer ("stopped").
     std::function<bool(std::string_view)> on_data;
 };
 
@@ -61,24 +69,27 @@ struct HttpResponse {
 };
 
 class HttpClient {
-public:
+  public:
     // `user_agent` is sent with every request ("keeld/<version>").
     HttpClient(Loop& loop, std::string user_agent);
     ~HttpClient();
     HttpClient(const HttpClient&) = delete;
     HttpClient& operator=(const HttpClient&) = delete;
 
-    // Any status is a response. Errors: "timeout", "unreachable" (refused, reset, no route, name), "tls",
-    // "too-large", "stopped", "cancelled" (also after shutdown), each text naming the URL without its credentials.
-    // Honours asio cancellation of the awaiting coroutine.
+    // Any status is a response. Errors: "bad-url", "timeout", "unreachable" (refused, reset, no
+    // route, name), "tls", "too-large", "stopped", "cancelled" (also after shutdown), each text
+    // naming the URL without its credentials. Honours asio cancellation of the awaiting coroutine.
+    // A kept connection on which the server hung up before the first byte of an answer is replaced
+    // and the request sent again by libcurl, whatever its method: what must not happen twice
+    // carries its own check (a resourceVersion).
     [[nodiscard]] Task<Expected<HttpResponse>> send(HttpRequest request);
 
     // Ends every transfer with "cancelled"; later sends fail at once.
     void shutdown();
 
-private:
+  private:
     class Impl;
-    std::unique_ptr<Impl> impl_;
+    std::shared_ptr<Impl> impl_;  // also held by the transfers under way
 };
 
 }  // namespace keel

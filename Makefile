@@ -125,7 +125,7 @@ module_dep := $(wildcard config config.make *.cpp *.map) $(call find,src/module,
 nginx_dir  := $(abspath $(BUILD))/nginx
 
 ifneq ($(wildcard config),)
-programs += $(BUILD)/ngx_keel_module.so
+programs += $(BUILD)/ngx_keel_module.so $(BUILD)/ngx_keel_publisher.so
 
 $(BUILD)/nginx/Makefile: config $(wildcard config.make) $(wildcard $(NGX_SRC)/conf_flags)
 	@echo "  configure nginx module" && mkdir -p $(BUILD)/nginx
@@ -140,21 +140,11 @@ $(BUILD)/ngx_keel_module.so: $(BUILD)/nginx/Makefile $(module_dep)
 	@echo "  nginx module"
 	@$(MAKE) --no-print-directory -f $(nginx_dir)/Makefile -C $(NGX_SRC) modules > $(nginx_dir)/make.log 2>&1 \
 	    || { grep -E -A8 'error|Error|undefined' $(nginx_dir)/make.log | head -60; exit 1; }
-	@install -m 644 $(nginx_dir)/ngx_keel_module.so $@.new && mv $@.new $@
-endif
-
-# The part of the module that its helper process alone opens: libcurl and what it drags in.
-publisher_src := $(wildcard src/module/publisher*.cpp)
-ifneq ($(publisher_src),)
-programs += $(BUILD)/ngx_keel_publisher.so
-publisher_obj := $(patsubst src/module/%.cpp,$(BUILD)/obj/publisher/%.o,$(publisher_src))
-nginx_inc     := $(addprefix -isystem $(NGX_SRC)/src/,core event event/modules os/unix http http/modules http/v2) -isystem $(BUILD)/nginx
-
-$(publisher_obj): $(BUILD)/obj/publisher/%.o: src/module/%.cpp | $(BUILD)/nginx/Makefile
-	$(call compile,-fvisibility=hidden $(nginx_inc) $(call pkg,--cflags jansson libcrypto libcurl))
-$(BUILD)/ngx_keel_publisher.so: $(publisher_obj) $(BUILD)/libkeel_core.a
-	@echo "  link $@" && $(CXX) $(CXXFLAGS) -shared -o $@.new $^ $(LDFLAGS) -Wl,--exclude-libs,ALL \
-	    $(call pkg,--libs jansson libcrypto libcurl) && mv $@.new $@
+	@for part in module publisher; do \
+	    install -m 644 $(nginx_dir)/ngx_keel_$$part.so $(BUILD)/new.so && mv $(BUILD)/new.so $(BUILD)/ngx_keel_$$part.so || exit 1; \
+	done
+# The part that nginx's helper process alone opens (libcurl and what it drags in); nginx's make built it along.
+$(BUILD)/ngx_keel_publisher.so: $(BUILD)/ngx_keel_module.so ;
 endif
 
 all: $(programs) ;

@@ -1,0 +1,100 @@
+// ngx_keel_module: watches which digest the registry's answers give for a tag, and tells who wants
+// to know. Tables and hooks only; what they do lies in src/module.
+
+#include "module/api.h"
+#include "module/conf.h"
+#include "module/ngx.h"
+#include "module/observe.h"
+#include "module/publish.h"
+#include "module/variables.h"
+
+namespace keel::ngx {
+namespace {
+
+ngx_int_t add_hooks(ngx_conf_t* cf) noexcept;
+ngx_int_t header_filter(ngx_http_request_t* r) noexcept;
+ngx_int_t start(ngx_cycle_t* cycle) noexcept;
+
+ngx_http_output_header_filter_pt next_header_filter;
+
+constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
+
+ngx_command_t commands[] = {{ngx_string("keel_zone"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12,
+                             set_zone, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+                            {ngx_string("keel_cache_name"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
+                             set_cache_name, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+                            {ngx_string("keel"), kEverywhere | NGX_CONF_FLAG, set_observe,
+                             NGX_HTTP_LOC_CONF_OFFSET, offsetof(LocationConf, observe), nullptr},
+                            {ngx_string("keel_registry"), kEverywhere | NGX_CONF_TAKE12,
+                             set_registry, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+                            {ngx_string("keel_node"), kEverywhere | NGX_CONF_TAKE1, set_node,
+                             NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+                            {ngx_string("keel_companion"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE123,
+                             set_companion, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+                            {ngx_string("keel_api"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS, set_api,
+                             NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+                            ngx_null_command};
+
+ngx_http_module_t context = {
+    add_variables,         // preconfiguration
+    add_hooks,             // postconfiguration
+    create_main_conf,      //
+    nullptr,               // init main configuration
+    nullptr,               // create server configuration
+    nullptr,               // merge server configuration
+    create_location_conf,  //
+    merge_location_conf    //
+};
+
+}  // namespace
+}  // namespace keel::ngx
+
+extern "C" {
+ngx_module_t ngx_keel_module = {NGX_MODULE_V1,
+                                &keel::ngx::context,
+                                keel::ngx::commands,
+                                NGX_HTTP_MODULE,
+                                nullptr,           // init master
+                                keel::ngx::start,  // init module
+                                nullptr,           // init process
+                                nullptr,           // init thread
+                                nullptr,           // exit thread
+                                nullptr,           // exit process
+                                nullptr,           // exit master
+                                NGX_MODULE_V1_PADDING};
+}
+
+namespace keel::ngx {
+namespace {
+
+// The module touches requests only where `keel on` stands somewhere; elsewhere it costs nothing.
+ngx_int_t add_hooks(ngx_conf_t* cf) noexcept {
+    auto& conf = *static_cast<MainConf*>(ngx_http_conf_get_module_main_conf(cf, ngx_keel_module));
+    if (check_conf(cf, conf) != NGX_OK) return NGX_ERROR;
+    if (!conf.observes) return NGX_OK;
+    auto* core = static_cast<ngx_http_core_main_conf_t*>(
+        ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module));
+    auto* handler = static_cast<ngx_http_handler_pt*>(
+        ngx_array_push(&core->phases[NGX_HTTP_PREACCESS_PHASE].handlers));
+    if (handler == nullptr) return NGX_ERROR;
+    *handler = parse_request;
+    next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = header_filter;
+    return NGX_OK;
+}
+
+ngx_int_t header_filter(ngx_http_request_t* r) noexcept {
+    observe_answer(r);
+    return next_header_filter(r);
+}
+
+ngx_int_t start(ngx_cycle_t* cycle) noexcept {
+    const auto* http = ngx_get_conf(cycle->conf_ctx, ngx_http_module);
+    if (http == nullptr) return NGX_OK;
+    const auto* conf =
+        static_cast<MainConf*>(ngx_http_cycle_get_module_main_conf(cycle, ngx_keel_module));
+    return conf == nullptr ? NGX_OK : prepare_publishing(cycle, *conf);
+}
+
+}  // namespace
+}  // namespace keel::ngx

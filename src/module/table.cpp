@@ -1,0 +1,793 @@
+// Layout of the zone, all of it below nginx's slab pool so that a dead process' lock is released by
+// the master:
+//
+//   ngx_slab_pool_t   mutex, free pages; data ──┐
+//   Header  ◄───────────────────────────────────┘  epoch, seq, counters, companions' cursors,
+//   registries
+//     by_key ──► tree by murmur hash of the key, equal hashes ordered by the key's bytes
+//     by_seq ──► tree by seq, the outbox: everything after a companion's cursor is what it lacks. A
+//     change
+//                moves the entry to the right end. (A tree, not a list: pages start anywhere in
+//                it.)
+//     lru    ──► queue, most recently seen first; room is made at its tail
+//   Entry     by_key | by_seq | lru | times | indices into the history | node |
+//             kHistory digests of `width` bytes each | registry NUL repository NUL name
+//             A 70-byte key with sha256 digests fits slab class 512.
+//
+// `busy` is set while trees, queue and slab are being changed. Whoever takes the lock and finds it
+// set knows that its setter died there, and starts with an empty table and a new epoch.
+
+#include "module/table.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+namespace keel::ngx {
+
+const std::array<CounterName, kCounters> kCounterNames = {{
+    {"keel_observations_total", R"(change="new")", "Answers about tags that counted"},
+    {"keel_observations_total", R"(change="changed")", nullptr},
+    {"keel_observations_total", R"(change="same")", nullptr},
+    {"keel_observations_total", R"(change="revert")", nullptr},
+    {"keel_observations_total", R"(change="cleared")", nullptr},
+    {"keel_uncounted_total", R"(reason="status")", "Answers about tags that did not count"},
+    {"keel_uncounted_total", R"(reason="range")", nullptr},
+    {"keel_uncounted_total", R"(reason="cached")", nullptr},
+    {"keel_uncounted_total", R"(reason="no-upstream")", nullptr},
+    {"keel_uncounted_total", R"(reason="narrow-accept")", nullptr},
+    {"keel_uncounted_total", R"(reason="legacy")", nullptr},
+    {"keel_uncounted_total", R"(reason="unknown-type")", nullptr},
+    {"keel_uncounted_total", R"(reason="no-digest")", nullptr},
+    {"keel_uncounted_total", R"(reason="bad-digest")", nullptr},
+    {"keel_uncounted_total", R"(reason="unnamed-registry")", nullptr},
+    {"keel_uncounted_total", R"(reason="overtaken")", nullptr},
+    {"keel_evicted_total", "", "Tags that made room for newer ones"},
+    {"keel_evicted_unsent_total", "", "Evicted before every companion had them"},
+    {"keel_dropped_total", "", "Observations that found no room in the zone"},
+    {"keel_resets_total", "", "Zone emptied after a process died inside a change"},
+    {"keel_published_batches_total", "", "Batches acknowledged by companions"},
+    {"keel_published_events_total", "", "Events acknowledged by companions"},
+    {"keel_publish_failures_total", "", "Batches that were not acknowledged"},
+}};
+
+namespace {
+
+constexpr std::uint64_t kMagic = 0x6b65656c2d7a6f6e;  // "keel-zon"
+constexpr std::uint32_t kLayout = 1;
+constexpr std::size_t kMaxKey = kMaxRegistry + 1 + kMaxRepository + 1 + kMaxName;
+constexpr std::size_t kNarrow = 32;  // bytes of a sha256 digest
+constexpr std::size_t kWide = 64;    // of sha512
+constexpr std::size_t kSlice = 32;   // entries copied under one hold of the lock
+constexpr int kMaxEvictions = 16;    // for one insertion
+constexpr int kCleanSearch = 4;      // entries looked at for one that everybody has
+
+struct Times {
+    std::int64_t first_seen;
+    std::int64_t last_seen;
+};
+
+struct Entry {
+    ngx_rbtree_node_t by_key;
+    ngx_rbtree_node_t by_seq;
+    ngx_queue_t lru;
+    std::int64_t changed_at;       // of the last event, milliseconds since 1970
+    ngx_msec_t changed_monotonic;  // the same moment on nginx's monotonic clock
+    ngx_msec_t touched;            // when it was last moved in the LRU queue, on that clock
+    Times seen[kHistory];
+    Digest::Algorithm algorithm[kHistory];
+    std::uint8_t width;  // kNarrow or kWide
+    std::uint8_t count;  // digests in the history
+    std::int8_t current;
+    std::int8_t previous;  // -1: none
+    std::int8_t pending;   // -1: none
+    ManifestKind kind;
+    Change change;
+    Asker asked_by;
+    std::uint8_t registry_size;
+    std::uint8_t repository_size;
+    std::uint8_t name_size;
+    std::uint8_t node_size;
+    char node[kMaxNode];
+
+    [[nodiscard]] std::uint8_t* digests() noexcept {
+        return reinterpret_cast<std::uint8_t*>(this + 1);
+    }
+    [[nodiscard]] const std::uint8_t* digests() const noexcept {
+        return reinterpret_cast<const std::uint8_t*>(this + 1);
+    }
+    [[nodiscard]] const char* key() const noexcept {
+        return reinterpret_cast<const char*>(digests() + kHistory * width);
+    }
+    [[nodiscard]] std::size_t key_size() const noexcept {
+        return std::size_t{registry_size} + 1 + repository_size + 1 + name_size;
+    }
+    [[nodiscard]] std::size_t size() const noexcept {
+        return sizeof(Entry) + kHistory * width + key_size();
+    }
+};
+
+constexpr std::size_t kMaxEntry = sizeof(Entry) + kHistory * kWide + kMaxKey;
+static_assert(std::is_trivially_copyable_v<Entry> && std::is_standard_layout_v<Entry>);
+static_assert(sizeof(Entry) + kHistory * kNarrow + 70 <= 512, "tags-per-mb: slab class 512");
+
+struct Header {
+    std::uint64_t magic;
+    std::uint32_t layout;
+    volatile ngx_uint_t busy;
+    char epoch[kEpochText];
+    std::uint64_t seq;
+    std::uint64_t tags;
+    ngx_rbtree_t by_key;
+    ngx_rbtree_node_t by_key_sentinel;
+    ngx_rbtree_t by_seq;
+    ngx_rbtree_node_t by_seq_sentinel;
+    ngx_queue_t lru;
+    CompanionState companions[kMaxCompanions];
+    RegistryState registries[kMaxRegistries];
+    ngx_atomic_t counters[kCounters];
+};
+static_assert(std::is_trivially_copyable_v<Header> && std::is_standard_layout_v<Header>);
+
+// registry NUL repository NUL name, in one piece: hashed and compared as bytes.
+class Key {
+  public:
+    Key(std::string_view registry, std::string_view repository, std::string_view name) noexcept {
+        append(registry);
+        bytes_[size_++] = '\0';
+        append(repository);
+        bytes_[size_++] = '\0';
+        append(name);
+        hash_ = ngx_murmur_hash2(reinterpret_cast<u_char*>(bytes_), size_);
+    }
+    [[nodiscard]] std::string_view bytes() const noexcept { return {bytes_, size_}; }
+    [[nodiscard]] ngx_rbtree_key_t hash() const noexcept { return hash_; }
+
+  private:
+    void append(std::string_view text) noexcept {
+        std::memcpy(bytes_ + size_, text.data(), text.size());
+        size_ += text.size();
+    }
+
+    char bytes_[kMaxKey];
+    std::size_t size_ = 0;
+    ngx_rbtree_key_t hash_ = 0;
+};
+
+Header* header_of(ngx_slab_pool_t* pool) noexcept {
+    return static_cast<Header*>(pool->data);
+}
+
+Entry* entry_by_key(ngx_rbtree_node_t* node) noexcept {
+    return reinterpret_cast<Entry*>(reinterpret_cast<char*>(node) - offsetof(Entry, by_key));
+}
+
+Entry* entry_by_seq(ngx_rbtree_node_t* node) noexcept {
+    return reinterpret_cast<Entry*>(reinterpret_cast<char*>(node) - offsetof(Entry, by_seq));
+}
+
+Entry* entry_by_lru(ngx_queue_t* link) noexcept {
+    return reinterpret_cast<Entry*>(reinterpret_cast<char*>(link) - offsetof(Entry, lru));
+}
+
+int compare_keys(std::string_view a, const Entry& b) noexcept {
+    return a.compare(std::string_view{b.key(), b.key_size()});
+}
+
+void insert_by_key(ngx_rbtree_node_t* at, ngx_rbtree_node_t* node,
+                   ngx_rbtree_node_t* sentinel) noexcept {
+    const Entry* entry = entry_by_key(node);
+    const std::string_view key{entry->key(), entry->key_size()};
+    ngx_rbtree_node_t** place;
+    for (;;) {
+        const bool left =
+            node->key != at->key ? node->key < at->key : compare_keys(key, *entry_by_key(at)) < 0;
+        place = left ? &at->left : &at->right;
+        if (*place == sentinel) break;
+        at = *place;
+    }
+    *place = node;
+    node->parent = at;
+    node->left = sentinel;
+    node->right = sentinel;
+    ngx_rbt_red(node);
+}
+
+void new_epoch(Header& header) noexcept {
+    std::array<std::uint8_t, kEpochText / 2> random{};
+    // 16 bytes come at once or, before the kernel has any randomness, not at all; the clock then
+    // keeps epochs apart.
+    if (getrandom(random.data(), random.size(), GRND_NONBLOCK) !=
+        static_cast<ssize_t>(random.size())) {
+        const std::int64_t now = wall_millis();
+        std::memcpy(random.data(), &now, sizeof(now));
+    }
+    ngx_hex_dump(reinterpret_cast<u_char*>(header.epoch), random.data(), random.size());
+}
+
+void make_empty(Header& header) noexcept {
+    header.seq = 0;
+    header.tags = 0;
+    ngx_rbtree_init(&header.by_key, &header.by_key_sentinel, insert_by_key);
+    ngx_rbtree_init(&header.by_seq, &header.by_seq_sentinel, ngx_rbtree_insert_value);
+    ngx_queue_init(&header.lru);
+    for (CompanionState& companion : header.companions)
+        companion.acked = 0;
+    new_epoch(header);
+}
+
+// Marks the table as half changed for as long as it lives.
+class [[nodiscard]] Mutation {
+  public:
+    explicit Mutation(Header& header) noexcept : header_(header) {
+        header_.busy = 1;
+        ngx_memory_barrier();
+    }
+    ~Mutation() {
+        ngx_memory_barrier();
+        header_.busy = 0;
+    }
+    Mutation(const Mutation&) = delete;
+    Mutation& operator=(const Mutation&) = delete;
+
+  private:
+    Header& header_;
+};
+
+// Somebody died in the middle of a change: trees, queue and slab may be anything. What stays is the
+// header itself, which the fresh slab pool hands out again at the same place, being its first
+// allocation. Must be called with the lock held.
+void recover(ngx_slab_pool_t* pool) noexcept {
+    Header* old = header_of(pool);
+    ngx_slab_init(pool);
+    pool->log_nomem = 0;
+    auto* header = static_cast<Header*>(ngx_slab_alloc_locked(pool, sizeof(Header)));
+    if (header != old) {
+        if (header == nullptr) header = old;
+        pool->data = header;
+    }
+    make_empty(*header);
+    ngx_memory_barrier();
+    header->busy = 0;
+    (void)ngx_atomic_fetch_add(&header->counters[static_cast<std::size_t>(Counter::resets)], 1);
+    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                  "keel: a process died while it changed the tag table; it starts again, empty, "
+                  "with epoch %*s",
+                  kEpochText, header->epoch);
+}
+
+// Holds the zone's lock.
+class [[nodiscard]] Locked {
+  public:
+    explicit Locked(ngx_slab_pool_t* pool) noexcept : pool_(pool) {
+        ngx_shmtx_lock(&pool_->mutex);
+        if (header_of(pool_)->busy) recover(pool_);
+    }
+    ~Locked() { ngx_shmtx_unlock(&pool_->mutex); }
+    Locked(const Locked&) = delete;
+    Locked& operator=(const Locked&) = delete;
+
+    [[nodiscard]] Header& header() const noexcept { return *header_of(pool_); }
+    [[nodiscard]] ngx_slab_pool_t* pool() const noexcept { return pool_; }
+
+  private:
+    ngx_slab_pool_t* pool_;
+};
+
+void add(Header& header, Counter counter, std::uint64_t n = 1) noexcept {
+    (void)ngx_atomic_fetch_add(&header.counters[static_cast<std::size_t>(counter)], n);
+}
+
+// --- entries; everything here must be called with the lock held ---
+
+Entry* find(Header& header, const Key& key) noexcept {
+    ngx_rbtree_node_t* node = header.by_key.root;
+    while (node != &header.by_key_sentinel) {
+        if (key.hash() != node->key) {
+            node = key.hash() < node->key ? node->left : node->right;
+            continue;
+        }
+        Entry* entry = entry_by_key(node);
+        const int order = compare_keys(key.bytes(), *entry);
+        if (order == 0) return entry;
+        node = order < 0 ? node->left : node->right;
+    }
+    return nullptr;
+}
+
+// The first entry with seq > since, or null.
+Entry* first_after(Header& header, std::uint64_t since) noexcept {
+    ngx_rbtree_node_t* node = header.by_seq.root;
+    ngx_rbtree_node_t* best = nullptr;
+    while (node != &header.by_seq_sentinel) {
+        if (node->key > since) {
+            best = node;
+            node = node->left;
+        } else {
+            node = node->right;
+        }
+    }
+    return best == nullptr ? nullptr : entry_by_seq(best);
+}
+
+bool sent_to_all(const Header& header, const Entry& entry) noexcept {
+    return std::all_of(std::begin(header.companions), std::end(header.companions),
+                       [&](const CompanionState& companion) {
+                           return !companion.used || companion.acked >= entry.by_seq.key;
+                       });
+}
+
+void remove(Locked& locked, Entry* entry) noexcept {
+    Header& header = locked.header();
+    ngx_rbtree_delete(&header.by_key, &entry->by_key);
+    ngx_rbtree_delete(&header.by_seq, &entry->by_seq);
+    ngx_queue_remove(&entry->lru);
+    ngx_slab_free_locked(locked.pool(), entry);
+    --header.tags;
+}
+
+// Frees the entry that was seen longest ago, one that every companion has if the last few hold one.
+bool evict_one(Locked& locked) noexcept {
+    Header& header = locked.header();
+    if (ngx_queue_empty(&header.lru)) return false;
+    Entry* victim = entry_by_lru(ngx_queue_last(&header.lru));
+    ngx_queue_t* link = ngx_queue_last(&header.lru);
+    for (int i = 0; i < kCleanSearch && link != ngx_queue_sentinel(&header.lru); ++i) {
+        if (sent_to_all(header, *entry_by_lru(link))) {
+            victim = entry_by_lru(link);
+            break;
+        }
+        link = ngx_queue_prev(link);
+    }
+    add(header, Counter::evicted);
+    if (!sent_to_all(header, *victim)) add(header, Counter::evicted_unsent);
+    remove(locked, victim);
+    return true;
+}
+
+Entry* allocate(Locked& locked, std::size_t size) noexcept {
+    for (int i = 0; i <= kMaxEvictions; ++i) {
+        void* memory = ngx_slab_alloc_locked(locked.pool(), size);
+        if (memory != nullptr) return static_cast<Entry*>(memory);
+        if (!evict_one(locked)) break;
+    }
+    return nullptr;
+}
+
+void link_entry(Header& header, Entry* entry, ngx_rbtree_key_t hash, std::uint64_t seq) noexcept {
+    entry->by_key.key = hash;
+    entry->by_seq.key = seq;
+    ngx_rbtree_insert(&header.by_key, &entry->by_key);
+    ngx_rbtree_insert(&header.by_seq, &entry->by_seq);
+    ngx_queue_insert_head(&header.lru, &entry->lru);
+    ++header.tags;
+}
+
+Entry* insert(Locked& locked, const Key& key, const Observation& seen, std::uint64_t seq) noexcept {
+    const std::size_t width = seen.digest.bytes().size() > kNarrow ? kWide : kNarrow;
+    Entry* entry = allocate(locked, sizeof(Entry) + kHistory * width + key.bytes().size());
+    if (entry == nullptr) return nullptr;
+    std::memset(static_cast<void*>(entry), 0, sizeof(Entry));
+    entry->width = static_cast<std::uint8_t>(width);
+    entry->current = -1;
+    entry->previous = -1;
+    entry->pending = -1;
+    entry->touched = seen.monotonic;
+    entry->registry_size = static_cast<std::uint8_t>(seen.registry.size());
+    entry->repository_size = static_cast<std::uint8_t>(seen.repository.size());
+    entry->name_size = static_cast<std::uint8_t>(seen.name.size());
+    std::memcpy(const_cast<char*>(entry->key()), key.bytes().data(), key.bytes().size());
+    link_entry(locked.header(), entry, key.hash(), seq);
+    return entry;
+}
+
+// Moves the entry into room for sha512 digests; null, and the entry is gone, when there is none.
+Entry* widen(Locked& locked, Entry* narrow) noexcept {
+    alignas(Entry) std::array<char, kMaxEntry> copy;
+    std::memcpy(copy.data(), narrow, narrow->size());
+    const Entry& old = *reinterpret_cast<const Entry*>(copy.data());
+    remove(locked, narrow);
+    Entry* entry = allocate(locked, sizeof(Entry) + kHistory * kWide + old.key_size());
+    if (entry == nullptr) return nullptr;
+    std::memcpy(static_cast<void*>(entry), &old, sizeof(Entry));
+    entry->width = kWide;
+    std::memset(entry->digests(), 0, kHistory * kWide);
+    for (std::size_t i = 0; i < old.count; ++i) {
+        std::memcpy(entry->digests() + i * kWide, old.digests() + i * old.width, old.width);
+    }
+    std::memcpy(const_cast<char*>(entry->key()), old.key(), old.key_size());
+    link_entry(locked.header(), entry, old.by_key.key, old.by_seq.key);
+    return entry;
+}
+
+// Index of the digest in the history, or -1.
+int find_digest(const Entry& entry, const Digest& digest) noexcept {
+    const auto bytes = digest.bytes();
+    for (int i = 0; i < entry.count; ++i) {
+        if (entry.algorithm[i] == digest.algorithm() &&
+            std::memcmp(entry.digests() + static_cast<std::size_t>(i) * entry.width, bytes.data(),
+                        bytes.size()) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+Digest digest_at(const Entry& entry, int index) noexcept {
+    if (index < 0) return {};
+    const std::size_t size = entry.algorithm[index] == Digest::Algorithm::sha512 ? kWide : kNarrow;
+    return Digest::from_bytes(
+        entry.algorithm[index],
+        {entry.digests() + static_cast<std::size_t>(index) * entry.width, size});
+}
+
+// A place for one more digest: a free one, else that of the digest seen longest ago which is
+// neither current nor previous nor pending. kHistory > 3, so there is always one.
+int place_for_digest(Entry& entry) noexcept {
+    static_assert(kHistory > 3);
+    if (entry.count < kHistory) return entry.count++;
+    int oldest = -1;
+    for (int i = 0; i < static_cast<int>(kHistory); ++i) {
+        if (i == entry.current || i == entry.previous || i == entry.pending) continue;
+        if (oldest < 0 || entry.seen[i].last_seen < entry.seen[oldest].last_seen) oldest = i;
+    }
+    return oldest;
+}
+
+void set_current(Entry& entry, const Observation& seen) noexcept {
+    const int place = place_for_digest(entry);
+    const auto bytes = seen.digest.bytes();
+    std::memcpy(entry.digests() + static_cast<std::size_t>(place) * entry.width, bytes.data(),
+                bytes.size());
+    entry.algorithm[place] = seen.digest.algorithm();
+    entry.seen[place] = {seen.now, seen.now};
+    entry.previous = entry.current;
+    entry.current = static_cast<std::int8_t>(place);
+    entry.pending = -1;
+    entry.kind = seen.kind;
+}
+
+// Gives the entry the next seq, so that every companion lacks it again.
+void queue_event(Header& header, Entry& entry, Change change, const Observation& seen) noexcept {
+    entry.change = change;
+    entry.changed_at = seen.now;
+    entry.changed_monotonic = seen.monotonic;
+    entry.asked_by = seen.asked_by;
+    const std::size_t size = std::min(seen.node.size(), kMaxNode);
+    entry.node_size = static_cast<std::uint8_t>(size);
+    // The name comes from the network and goes into JSON: what is not plain ASCII is masked.
+    std::transform(seen.node.begin(), seen.node.begin() + static_cast<std::ptrdiff_t>(size),
+                   entry.node, [](char c) { return c > 0x20 && c < 0x7f ? c : '?'; });
+    ngx_rbtree_delete(&header.by_seq, &entry.by_seq);
+    entry.by_seq.key = ++header.seq;
+    ngx_rbtree_insert(&header.by_seq, &entry.by_seq);
+}
+
+// Moves the entry to the head of the LRU queue, at most once a second.
+void touch(Header& header, Entry& entry, ngx_msec_t now) noexcept {
+    if (now - entry.touched < 1000) return;
+    const Mutation mutation{header};
+    entry.touched = now;
+    ngx_queue_remove(&entry.lru);
+    ngx_queue_insert_head(&header.lru, &entry.lru);
+}
+
+bool began_before_last_change(const Entry& entry, const Observation& seen) noexcept {
+    return static_cast<ngx_msec_int_t>(seen.started - entry.changed_monotonic) < 0;
+}
+
+Outcome first_sight(Locked& locked, const Key& key, const Observation& seen) noexcept {
+    Header& header = locked.header();
+    const Mutation mutation{header};
+    Entry* entry = insert(locked, key, seen, header.seq);
+    if (entry == nullptr) {
+        add(header, Counter::dropped);
+        return {};
+    }
+    set_current(*entry, seen);
+    queue_event(header, *entry, Change::fresh, seen);
+    add(header, Counter::fresh);
+    return {Change::fresh, {}, true};
+}
+
+Outcome same_digest(Header& header, Entry& entry, const Observation& seen) noexcept {
+    touch(header, entry, seen.monotonic);
+    entry.seen[entry.current].last_seen = seen.now;
+    const Digest current = digest_at(entry, entry.current);
+    if (entry.pending < 0 || began_before_last_change(entry, seen)) {
+        add(header, Counter::same);
+        return {Change::same, current, false};
+    }
+    const Mutation mutation{header};
+    entry.pending = -1;
+    queue_event(header, entry, Change::cleared, seen);
+    add(header, Counter::cleared);
+    return {Change::cleared, current, true};
+}
+
+Outcome older_digest(Header& header, Entry& entry, int index, const Observation& seen) noexcept {
+    // Its answer was made before the one that moved the tag, and only arrived later.
+    if (began_before_last_change(entry, seen)) {
+        add(header, Counter::overtaken);
+        return {};
+    }
+    touch(header, entry, seen.monotonic);
+    entry.seen[index].last_seen = seen.now;
+    const Digest current = digest_at(entry, entry.current);
+    add(header, Counter::revert);
+    if (entry.pending == index) return {Change::revert, current, false};
+    const Mutation mutation{header};
+    entry.pending = static_cast<std::int8_t>(index);
+    queue_event(header, entry, Change::revert, seen);
+    return {Change::revert, current, true};
+}
+
+Outcome new_digest(Locked& locked, Entry* entry, const Observation& seen) noexcept {
+    Header& header = locked.header();
+    const Digest before = digest_at(*entry, entry->current);
+    touch(header, *entry, seen.monotonic);
+    const Mutation mutation{header};
+    if (seen.digest.bytes().size() > entry->width) entry = widen(locked, entry);
+    if (entry == nullptr) {
+        add(header, Counter::dropped);
+        return {};
+    }
+    set_current(*entry, seen);
+    queue_event(header, *entry, Change::changed, seen);
+    add(header, Counter::changed);
+    return {Change::changed, before, true};
+}
+
+// An entry as it was under the lock, to be read at leisure.
+struct Record {
+    alignas(Entry) std::array<char, kMaxEntry> bytes;
+
+    [[nodiscard]] const Entry& entry() const noexcept {
+        return *reinterpret_cast<const Entry*>(bytes.data());
+    }
+};
+
+TagRecord record_of(const Entry& entry, const std::string& epoch) {
+    TagRecord record;
+    TagState& state = record.state;
+    const char* key = entry.key();
+    state.tag.registry.assign(key, entry.registry_size);
+    key += entry.registry_size + 1;
+    state.tag.repository.assign(key, entry.repository_size);
+    key += entry.repository_size + 1;
+    state.tag.name.assign(key, entry.name_size);
+    state.digest = digest_at(entry, entry.current);
+    state.kind = entry.kind;
+    state.change = entry.change;
+    if (entry.previous >= 0) state.previous = digest_at(entry, entry.previous);
+    if (entry.pending >= 0) state.pending = digest_at(entry, entry.pending);
+    state.epoch = epoch;
+    state.seq = entry.by_seq.key;
+    record.changed = to_time(entry.changed_at);
+    state.first_seen = to_time(entry.seen[entry.current].first_seen);
+    state.last_seen = to_time(entry.seen[entry.current].last_seen);
+    state.asked_by = entry.asked_by;
+    state.node.assign(entry.node, entry.node_size);
+    for (int i = 0; i < entry.count; ++i) {
+        state.history.push_back({digest_at(entry, i), to_time(entry.seen[i].first_seen),
+                                 to_time(entry.seen[i].last_seen)});
+    }
+    std::sort(state.history.begin(), state.history.end(),
+              [](const Sighting& a, const Sighting& b) { return a.first_seen < b.first_seen; });
+    return record;
+}
+
+void move_cursor(const Header& header, CompanionState& companion, std::string_view epoch,
+                 std::uint64_t seq) noexcept {
+    if (epoch != std::string_view{header.epoch, kEpochText}) return;
+    companion.acked = std::max(companion.acked, seq);
+}
+
+template <std::size_t N>
+void put_text(char (&to)[N], std::string_view text) noexcept {
+    const std::size_t size = std::min(text.size(), N - 1);
+    std::memcpy(to, text.data(), size);
+    to[size] = '\0';
+}
+
+}  // namespace
+
+// --- the life of a zone ---
+
+bool Table::create() noexcept {
+    auto* header = static_cast<Header*>(ngx_slab_calloc(pool_, sizeof(Header)));
+    if (header == nullptr) return false;
+    header->magic = kMagic;
+    header->layout = kLayout;
+    make_empty(*header);
+    pool_->data = header;
+    pool_->log_nomem = 0;
+    return true;
+}
+
+// --- the pull path ---
+
+Outcome Table::observe(const Observation& seen) noexcept {
+    const Key key{seen.registry, seen.repository, seen.name};
+    Locked locked{pool_};
+    Header& header = locked.header();
+    Entry* entry = find(header, key);
+    if (entry == nullptr) return seen.only_confirms ? Outcome{} : first_sight(locked, key, seen);
+    const int index = find_digest(*entry, seen.digest);
+    if (index == entry->current) return same_digest(header, *entry, seen);
+    if (seen.only_confirms) return {};
+    if (index >= 0) return older_digest(header, *entry, index, seen);
+    return new_digest(locked, entry, seen);
+}
+
+void Table::count(Counter counter) noexcept {
+    add(*header_of(pool_), counter);
+}
+
+void Table::note_answer(std::string_view registry, unsigned status, bool counted,
+                        std::int64_t now) noexcept {
+    if (registry.empty() || registry.size() > kMaxRegistry) return;
+    const Locked locked{pool_};
+    for (RegistryState& slot : locked.header().registries) {
+        if (slot.name[0] == '\0') put_text(slot.name, registry);
+        if (std::strncmp(slot.name, registry.data(), registry.size()) != 0 ||
+            slot.name[registry.size()] != '\0') {
+            continue;
+        }
+        slot.last_answer = now;
+        slot.last_status = status;
+        if (counted) ++slot.observed;
+        if (status == 401 || status == 403) ++slot.unauthorized;
+        if (status == 404) ++slot.not_found;
+        if (status == 429) ++slot.throttled;
+        if (status >= 500) ++slot.failed;
+        return;
+    }
+}
+
+// --- readers ---
+
+Head Table::head() {
+    Head result;
+    result.epoch.resize(kEpochText);
+    const Locked locked{pool_};
+    const Header& header = locked.header();
+    std::memcpy(result.epoch.data(), header.epoch, kEpochText);
+    result.seq = header.seq;
+    result.tags = header.tags;
+    return result;
+}
+
+ZoneUse Table::use() noexcept {
+    const Locked locked{pool_};
+    const auto size = static_cast<std::size_t>(pool_->end - reinterpret_cast<u_char*>(pool_));
+    return {size, size - pool_->pfree * ngx_pagesize};
+}
+
+std::array<std::uint64_t, kCounters> Table::counters() noexcept {
+    std::array<std::uint64_t, kCounters> result{};
+    const Header& header = *header_of(pool_);
+    std::copy(std::begin(header.counters), std::end(header.counters), result.begin());
+    return result;
+}
+
+std::vector<RegistryState> Table::registries() {
+    std::vector<RegistryState> result(kMaxRegistries);
+    std::size_t used = 0;
+    {
+        const Locked locked{pool_};
+        for (const RegistryState& slot : locked.header().registries) {
+            if (slot.name[0] != '\0') result[used++] = slot;
+        }
+    }
+    result.resize(used);
+    return result;
+}
+
+bool Table::read(std::string_view epoch, std::uint64_t since, std::size_t limit, Head& head,
+                 std::vector<TagRecord>& tags) {
+    std::vector<Record> slice(std::min(kSlice, limit));
+    tags.clear();
+    tags.reserve(limit);
+    std::string expected{epoch};
+    head.epoch.resize(kEpochText);
+    for (;;) {
+        const std::size_t want = std::min(kSlice, limit - tags.size());
+        std::size_t got = 0;
+        {
+            const Locked locked{pool_};
+            Header& header = locked.header();
+            std::memcpy(head.epoch.data(), header.epoch, kEpochText);
+            head.seq = header.seq;
+            head.tags = header.tags;
+            if (expected.empty()) expected = head.epoch;
+            Entry* entry = expected == head.epoch ? first_after(header, since) : nullptr;
+            while (got < want && entry != nullptr) {
+                std::memcpy(slice[got++].bytes.data(), entry, entry->size());
+                ngx_rbtree_node_t* next = ngx_rbtree_next(&header.by_seq, &entry->by_seq);
+                entry = next == nullptr ? nullptr : entry_by_seq(next);
+            }
+        }
+        if (expected != head.epoch) {
+            tags.clear();
+            return false;
+        }
+        for (std::size_t i = 0; i < got; ++i) {
+            tags.push_back(record_of(slice[i].entry(), head.epoch));
+            since = tags.back().state.seq;
+        }
+        if (got < want || tags.size() == limit) return true;
+    }
+}
+
+// --- companions' cursors ---
+
+int Table::claim(std::string_view url, const std::vector<std::string>& configured) noexcept {
+    const Locked locked{pool_};
+    auto& slots = locked.header().companions;
+    int free = -1;
+    for (int i = 0; i < static_cast<int>(kMaxCompanions); ++i) {
+        if (slots[i].used && url == slots[i].url) return i;
+        const bool foreign =
+            std::none_of(configured.begin(), configured.end(),
+                         [&](const std::string& text) { return text == slots[i].url; });
+        if (free < 0 && (!slots[i].used || foreign)) free = i;
+    }
+    if (free < 0) return free;
+    slots[free] = CompanionState{};
+    put_text(slots[free].url, url);
+    slots[free].used = true;
+    return free;
+}
+
+bool Table::has_news(int slot) noexcept {
+    const Locked locked{pool_};
+    return locked.header().seq > locked.header().companions[slot].acked;
+}
+
+Cursor Table::cursor(int slot) {
+    Cursor result;
+    result.epoch.resize(kEpochText);
+    const Locked locked{pool_};
+    const Header& header = locked.header();
+    std::memcpy(result.epoch.data(), header.epoch, kEpochText);
+    result.acked = header.companions[slot].acked;
+    return result;
+}
+
+void Table::acknowledge(int slot, std::string_view epoch, std::uint64_t seq, std::size_t events,
+                        std::int64_t now) noexcept {
+    const Locked locked{pool_};
+    Header& header = locked.header();
+    CompanionState& companion = header.companions[slot];
+    companion.last_success = now;
+    companion.error[0] = '\0';
+    add(header, Counter::batches);
+    add(header, Counter::events, events);
+    move_cursor(header, companion, epoch, seq);
+}
+
+void Table::skip_to(int slot, std::string_view epoch, std::uint64_t seq) noexcept {
+    const Locked locked{pool_};
+    move_cursor(locked.header(), locked.header().companions[slot], epoch, seq);
+}
+
+void Table::report_failure(int slot, std::string_view error) noexcept {
+    const Locked locked{pool_};
+    CompanionState& companion = locked.header().companions[slot];
+    ++companion.failures;
+    put_text(companion.error, error);
+    add(locked.header(), Counter::publish_failures);
+}
+
+CompanionState Table::companion(std::string_view url) noexcept {
+    const Locked locked{pool_};
+    for (const CompanionState& slot : locked.header().companions) {
+        if (slot.used && url == slot.url) return slot;
+    }
+    return {};
+}
+
+}  // namespace keel::ngx

@@ -1,0 +1,179 @@
+// The tag table in shared memory: what every worker has seen, for every process of one nginx.
+// Knows slab, tree and queue of nginx, and nothing of requests. All sections under the lock take
+// constant time or that of one tree descent; readers copy a few entries per turn of the lock.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/event.h"
+#include "core/manifest_request.h"
+#include "module/ngx.h"
+
+namespace keel::ngx {
+
+inline constexpr std::size_t kHistory = 4;        // digests kept for a tag
+inline constexpr std::size_t kMaxNode = 63;       // bytes of a puller's name that are kept
+inline constexpr std::size_t kMaxRegistry = 255;  // bytes
+inline constexpr std::size_t kMaxRepository = 255;
+inline constexpr std::size_t kMaxName = 128;
+inline constexpr std::size_t kMaxCompanions = 8;
+inline constexpr std::size_t kMaxRegistries = 16;  // that statistics are kept for
+inline constexpr std::size_t kEpochText = 32;      // hex digits of 128 random bits
+
+// Every path that an answer can take has a counter. The names of the metrics stand in table.cpp, in
+// this order.
+enum class Counter : std::uint8_t {
+    fresh,  // observations, by what they were
+    changed,
+    same,
+    revert,
+    cleared,
+    not_ok,           // answers that do not count: neither 200 nor 304
+    ranged,           //   the request asked for a part
+    from_cache,       //   nginx answered from its own cache
+    no_upstream,      //   nginx made the answer up
+    narrow_accept,    //   the request did not name all four modern manifest types
+    legacy,           //   schema 1
+    unknown_type,     //   no manifest by its Content-Type
+    no_digest,        //   no Docker-Content-Digest
+    bad_digest,       //   a malformed one, or several that differ
+    unnamed,          //   the registry's name is empty or not among names=
+    overtaken,        //   the request began before the tag's last change
+    evicted,          // entries that made room for newer ones
+    evicted_unsent,   //   of these: not yet acknowledged by every companion
+    dropped,          // observations that found no room
+    resets,           // zone emptied after a process died in the middle of a change
+    batches,          // publishing: batches acknowledged
+    events,           //   events acknowledged
+    publish_failures  //   batches not acknowledged
+};
+inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::publish_failures) + 1;
+
+struct CounterName {
+    const char* metric;  // Prometheus name without labels
+    const char* labels;  // "" or `key="value"`
+    const char* help;    // of the metric; null where the metric was there before
+};
+extern const std::array<CounterName, kCounters> kCounterNames;
+
+// One fresh, comparable answer about a tag.
+struct Observation {
+    std::string_view registry;    // at most kMaxRegistry
+    std::string_view repository;  // at most kMaxRepository
+    std::string_view name;        // at most kMaxName
+    Digest digest;                // not empty
+    ManifestKind kind = ManifestKind::unknown;
+    Asker asked_by = Asker::other;
+    std::string_view node;
+    std::int64_t now = 0;        // milliseconds since 1970
+    ngx_msec_t started = 0;      // when the request came, on nginx's monotonic clock
+    ngx_msec_t monotonic = 0;    // now, on the same clock
+    bool only_confirms = false;  // may tell that nothing changed, and nothing else
+};
+
+struct Outcome {
+    Change change = Change::none;  // none: the observation said nothing
+    Digest previous;               // the current digest before it; empty for a new tag
+    bool queued = false;           // there is something to publish
+};
+
+// The zone's counters and identity at one moment.
+struct Head {
+    std::string epoch;
+    std::uint64_t seq = 0;
+    std::uint64_t tags = 0;
+};
+
+// What a companion has, and how the last attempts went. Lies in shared memory; written by the
+// helper only.
+struct CompanionState {
+    char url[256];
+    std::uint64_t acked;        // everything up to here is durable there, within the zone's epoch
+    std::int64_t last_success;  // milliseconds since 1970, 0: never
+    std::uint64_t failures;     // since the zone was made
+    char error[160];            // of the last attempt, empty when it was fine
+    bool used;
+};
+
+// How far a companion is, within one epoch.
+struct Cursor {
+    std::string epoch;
+    std::uint64_t acked = 0;
+};
+
+// What a registry's answers looked like lately.
+struct RegistryState {
+    char name[kMaxRegistry + 1];
+    std::uint64_t observed;      // answers that counted
+    std::uint64_t unauthorized;  // 401, 403
+    std::uint64_t not_found;     // 404
+    std::uint64_t throttled;     // 429
+    std::uint64_t failed;        // 5xx
+    std::int64_t last_answer;    // milliseconds since 1970
+    std::uint32_t last_status;
+};
+
+// A tag as it was when it was read.
+struct TagRecord {
+    TagState state;
+    Time changed;  // when `state.change` happened
+};
+
+struct ZoneUse {
+    std::size_t size = 0;  // bytes
+    std::size_t used = 0;
+};
+
+// A handle: as cheap to copy as a pointer, valid as long as the zone is mapped.
+class Table {
+  public:
+    explicit Table(ngx_slab_pool_t* pool) noexcept : pool_(pool) {}
+
+    // Makes an empty table in a fresh zone. False when the zone is too small. Master only.
+    [[nodiscard]] bool create() noexcept;
+
+    // Compares the answer with what is known and remembers it. Any worker, on the pull path.
+    Outcome observe(const Observation& observation) noexcept;
+    void count(Counter counter) noexcept;
+    // An answer about `registry` that may not have counted. Any worker.
+    void note_answer(std::string_view registry, unsigned status, bool counted,
+                     std::int64_t now) noexcept;
+
+    [[nodiscard]] Head head();
+    [[nodiscard]] ZoneUse use() noexcept;
+    [[nodiscard]] std::array<std::uint64_t, kCounters> counters() noexcept;
+    [[nodiscard]] std::vector<RegistryState> registries();
+
+    // Up to `limit` tags with seq > since, in order of seq, with their history. `head` is the
+    // zone's after the last one was read. False, and nothing in `tags`, when `epoch` is not empty
+    // and no longer the zone's. Cold side: may throw std::bad_alloc.
+    bool read(std::string_view epoch, std::uint64_t since, std::size_t limit, Head& head,
+              std::vector<TagRecord>& tags);
+
+    // The slot of the companion with this URL, made when it has none. `configured` are the URLs of
+    // this configuration: only slots of others are given away. Negative when all are taken. Helper
+    // only.
+    [[nodiscard]] int claim(std::string_view url,
+                            const std::vector<std::string>& configured) noexcept;
+    [[nodiscard]] bool has_news(int slot) noexcept;
+    [[nodiscard]] Cursor cursor(int slot);
+    // Everything up to `seq` is durable there. Of another epoch: ignored.
+    void acknowledge(int slot, std::string_view epoch, std::uint64_t seq, std::size_t events,
+                     std::int64_t now) noexcept;
+    // There is nothing up to `seq` any more that the companion lacks.
+    void skip_to(int slot, std::string_view epoch, std::uint64_t seq) noexcept;
+    void report_failure(int slot, std::string_view error) noexcept;
+    // By URL; nullptr-like (used is false) when the helper has not come round to it. Any process.
+    [[nodiscard]] CompanionState companion(std::string_view url) noexcept;
+
+  private:
+    ngx_slab_pool_t* pool_;
+};
+
+}  // namespace keel::ngx

@@ -1,0 +1,71 @@
+#include "module/zone.h"
+
+namespace keel::ngx {
+namespace {
+
+constexpr std::size_t kMinPages = 16;
+
+// nginx calls it in the master, at start, at each reload and under -t. A zone of the same name and
+// size lives on; one that was resized starts empty with a new epoch, which tells every companion to
+// read again.
+ngx_int_t init_zone(ngx_shm_zone_t* zone, void* old) noexcept {
+    auto* pool = reinterpret_cast<ngx_slab_pool_t*>(zone->shm.addr);
+    if (old != nullptr) {
+        zone->data = old;
+        return NGX_OK;
+    }
+    zone->data = pool;
+    if (zone->shm.exists) return NGX_OK;
+    if (Table{pool}.create()) return NGX_OK;
+    ngx_log_error(NGX_LOG_EMERG, zone->shm.log, 0, "keel_zone \"%V\" is too small",
+                  &zone->shm.name);
+    return NGX_ERROR;
+}
+
+}  // namespace
+
+char* add_zone(ngx_conf_t* cf, MainConf& conf, std::string_view name,
+               std::string_view size) noexcept {
+    ngx_str_t size_text = ngx_text(size);
+    const ssize_t bytes = ngx_parse_size(&size_text);
+    if (bytes == NGX_ERROR) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "invalid size \"%V\" in \"keel_zone\"",
+                           &size_text);
+        return conf_error();
+    }
+    const std::size_t least = kMinPages * ngx_pagesize;
+    ngx_str_t zone_name = ngx_text(name);
+    if (static_cast<std::size_t>(bytes) < least) {
+        ngx_conf_log_error(
+            NGX_LOG_EMERG, cf, 0,
+            "keel_zone \"%V\" is too small: %uzk is the least, 1m keeps about 2000 tags",
+            &zone_name, least / 1024);
+        return conf_error();
+    }
+    conf.zone =
+        ngx_shared_memory_add(cf, &zone_name, static_cast<std::size_t>(bytes), &ngx_keel_module);
+    if (conf.zone == nullptr) return conf_error();
+    conf.zone->init = init_zone;
+    return conf_ok();
+}
+
+char* set_state_directory(ngx_conf_t* cf, MainConf& conf, std::string_view directory) noexcept {
+    conf.state = alloc<ngx_path_t>(cf->pool);
+    if (conf.state == nullptr) return conf_error();
+    conf.state->name = copy(cf->pool, directory);
+    if (conf.state->name.data == nullptr) return conf_error();
+    if (conf.state->name.len > 1 && conf.state->name.data[conf.state->name.len - 1] == '/') {
+        conf.state->name.data[--conf.state->name.len] = '\0';
+    }
+    if (ngx_conf_full_name(cf->cycle, &conf.state->name, 0) != NGX_OK) return conf_error();
+    conf.state->conf_file = cf->conf_file->file.name.data;
+    conf.state->line = cf->conf_file->line;
+    if (ngx_add_path(cf, &conf.state) != NGX_OK) return conf_error();
+    ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                       "\"keel_zone\": this version writes no snapshot, \"%V\" will stay empty; a "
+                       "restart begins with an empty tag table",
+                       &conf.state->name);
+    return conf_ok();
+}
+
+}  // namespace keel::ngx

@@ -1,0 +1,59 @@
+// Verdicts and the reasons for them: one of each for every container of every workload, always.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace keel {
+
+// roll: go to this target. current: nothing that the policy allows is newer. blocked: something newer exists or may
+// exist, and is not taken. ignore: not ours.
+enum class Verdict : std::uint8_t { roll, current, blocked, ignore };
+[[nodiscard]] std::string_view to_string(Verdict verdict) noexcept;
+
+// Reason codes. The blocked ones stand in their order of precedence; codes are added, never re-used.
+enum class Reason : std::uint8_t {
+    // roll
+    newer_tag,
+    digest_moved,
+    // blocked
+    policy_invalid,
+    reference_invalid,  // the image field is not a reference: D3, listed and not skipped
+    stateful,
+    operator_owned,
+    pinned,
+    target_rejected,
+    revert_unconfirmed,
+    revert_refused,
+    rollout_stalled,  // this very target was rolled out before and did not arrive; it is not written twice
+    restart_cannot_pull,
+    target_not_pullable,
+    on_delete,
+    partitioned,
+    deployment_paused,
+    scaled_to_zero,
+    sibling_blocked,
+    no_baseline,
+    no_answer,
+    // current
+    up_to_date,
+    beyond_policy,
+    fixed_tag,
+    same_content,  // the digest moved, and what a node would run is the same
+    at_next_run,   // a CronJob whose pods always pull: nothing to restart
+    // ignore
+    not_enrolled,
+    vetoed,
+    no_policy,
+    no_tag,
+    excluded_namespace,
+    self,
+};
+[[nodiscard]] std::string_view to_string(Reason reason) noexcept;  // "digest-moved"
+[[nodiscard]] Verdict verdict_of(Reason reason) noexcept;
+
+// Where a `roll` still waits.
+enum class Gate : std::uint8_t { awaiting_approval, awaiting_pacing, observe_only, not_leader };
+[[nodiscard]] std::string_view to_string(Gate gate) noexcept;
+
+}  // namespace keel

@@ -1,0 +1,217 @@
+#include "keeld/cache/feed.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "keeld/json.h"
+
+namespace keel {
+namespace {
+
+constexpr auto kResyncInterval = std::chrono::seconds(60);
+constexpr int kPage = 100;
+constexpr std::string_view kSourcePrefix = "/caches/";
+
+std::uint64_t number_of(const json_t* object, const char* key) {
+    const std::string_view text = text_of(object, key);
+    std::uint64_t number = 0;
+    std::from_chars(text.data(), text.data() + text.size(), number);
+    return number;
+}
+
+// "unix:/path:/prefix" → socket and URL; anything else is a URL.
+HttpRequest request_to(const std::string& api, const std::string& rest) {
+    HttpRequest request;
+    if (!api.starts_with("unix:")) {
+        request.url = api + rest;
+        return request;
+    }
+    const std::size_t colon = api.find(':', 5);
+    request.unix_socket = api.substr(5, colon == std::string::npos ? colon : colon - 5);
+    request.url = "http://cache" + (colon == std::string::npos ? std::string() : api.substr(colon + 1)) + rest;
+    return request;
+}
+
+}  // namespace
+
+CacheFeed::CacheFeed(Loop& loop, HttpClient& http, const Config& config, const Clock& clock, Ledger& ledger,
+                     std::function<void(const CacheNews&)> news)
+    : loop_(loop), http_(http), config_(config), clock_(clock), ledger_(ledger), news_(std::move(news)) {
+    for (const CacheConfig& one : config_.caches) {
+        Cache& cache = caches_.try_emplace(one.name, loop).first->second;
+        cache.config = one;
+        cache.state.name = one.name;
+    }
+    for (const CursorRow& row : ledger_.cursors()) {
+        if (const auto found = caches_.find(row.cache); found != caches_.end()) {
+            found->second.state.epoch = row.epoch;
+            found->second.state.seq = row.seq;
+        }
+    }
+}
+
+Task<Expected<void>> CacheFeed::receive(SignedMessage message) {
+    if (!config_.event_secrets) {
+        ++metrics_.refused_signature;
+        co_return fail("bad-signature", "events.secret is not set: no event can be accepted");
+    }
+    const Expected<void> genuine = config_.event_secrets->verify(message.id, message.timestamp, message.body,
+                                                                message.signature, clock_.now());
+    if (!genuine) {
+        (genuine.error().code == "clock-skew" ? metrics_.refused_skew : metrics_.refused_signature) += 1;
+        co_return genuine;
+    }
+    const Expected<Batch> batch = decode_batch(message.body);
+    if (!batch) {
+        ++metrics_.refused_malformed;
+        co_return tl::unexpected<Error>(batch.error());
+    }
+    for (const TagEvent& event : batch->events) {
+        const std::string name = event.source.starts_with(kSourcePrefix)
+                                     ? event.source.substr(kSourcePrefix.size())
+                                     : std::string();
+        const auto found = caches_.find(name);
+        if (found == caches_.end()) {
+            ++metrics_.unknown_cache;
+            continue;
+        }
+        found->second.state.last_event = clock_.now();
+        take(found->second, event.data, "event " + name);
+    }
+    ++metrics_.accepted;
+    co_return co_await ledger_.durable();
+}
+
+// Newer than all that was told of this tag; not newer; or not comparable (another epoch, or told by an earlier run of
+// keeld, which remembers only how far it had read).
+CacheFeed::Order CacheFeed::order_of(Cache& cache, const TagState& state) {
+    if (cache.state.epoch != state.epoch) {
+        return Order::unknown;
+    }
+    if (const auto found = cache.seqs.find(state.tag); found != cache.seqs.end()) {
+        return state.seq > found->second ? Order::newer : Order::stale;
+    }
+    return state.seq > cache.state.seq ? Order::newer : Order::unknown;
+}
+
+void CacheFeed::take(Cache& cache, const TagState& state, const std::string& source) {
+    const Order order = order_of(cache, state);
+    if (order == Order::stale) {
+        ++cache.state.stale;
+        return;
+    }
+    if (cache.state.epoch != state.epoch) {
+        // A new zone, or a first meeting: what it had before this entry is not known until its table is read.
+        cache.settling = !cache.state.epoch.empty();
+        cache.state.epoch = state.epoch;
+        cache.state.seq = 0;
+        cache.seqs.clear();
+        cache.resync_wanted = true;
+        cache.wake.notify();
+    }
+    cache.seqs[state.tag] = state.seq;
+    // Events come in the order of seq, so what lies below this one has been told or is told again by the next resync.
+    if (!cache.resync_wanted) {
+        cache.state.seq = std::max(cache.state.seq, state.seq);
+        save(cache);
+    }
+    ++cache.state.events;
+    news_(CacheNews{source, state, order == Order::newer && !cache.settling});
+}
+
+Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoch, std::uint64_t since) {
+    std::string query = "/tags?limit=" + std::to_string(kPage) + "&since=" + std::to_string(since);
+    if (since > 0) {
+        query += "&epoch=" + epoch;
+    }
+    HttpRequest request = request_to(cache->config.api, query);
+    co_return co_await http_.send(std::move(request));
+}
+
+Task<Expected<void>> CacheFeed::resync(Cache* cache) {
+    cache->resync_wanted = false;
+    const std::string source = "resync " + cache->config.name;
+    std::string epoch = cache->state.epoch;
+    std::uint64_t since = cache->state.seq;
+    while (!stopped_) {
+        const Expected<HttpResponse> response = co_await read_page(cache, epoch, since);
+        if (!response) {
+            co_return tl::unexpected<Error>(response.error());
+        }
+        if (response->status == 410) {
+            since = 0;
+            cache->seqs.clear();
+            continue;
+        }
+        const Json root = parse_json(response->body);
+        const json_t* tags = json_object_get(root.get(), "tags");
+        if (response->status != 200 || !json_is_array(tags)) {
+            co_return fail("bad-answer", cache->config.api + "/tags answered " + std::to_string(response->status) +
+                                             "; caches[].api must name the location of keel_api");
+        }
+        epoch = text_of(root.get(), "epoch");
+        if (cache->state.epoch != epoch) {
+            cache->settling = !cache->state.epoch.empty();
+            cache->state.epoch = epoch;
+            cache->state.seq = 0;
+            cache->seqs.clear();
+        }
+        std::size_t at = 0;
+        json_t* item = nullptr;
+        json_array_foreach(tags, at, item) {
+            Expected<TagState> state = decode_tag_state(item);
+            if (!state) {
+                co_return tl::unexpected<Error>(state.error());
+            }
+            state->epoch = epoch;
+            take(*cache, *state, source);
+        }
+        const json_t* next = json_object_get(root.get(), "next");
+        if (next == nullptr || json_is_null(next)) {
+            cache->state.seq = std::max(cache->state.seq, number_of(root.get(), "seq"));
+            save(*cache);
+            cache->settling = false;
+            cache->state.last_resync = clock_.now();
+            ++cache->state.resyncs;
+            co_return Expected<void>{};
+        }
+        since = number_of(root.get(), "next");
+    }
+    co_return Expected<void>{};
+}
+
+Task<void> CacheFeed::run(std::string name) {
+    Cache* cache = &caches_.at(name);
+    auto backoff = std::chrono::milliseconds(500);
+    while (!stopped_) {
+        const Expected<void> done = co_await resync(cache);
+        cache->state.problem = done ? "" : done.error().text;
+        cache->resync_wanted = cache->resync_wanted || !done;
+        backoff = done ? std::chrono::milliseconds(500)
+                       : std::min(backoff * 2, std::chrono::milliseconds(30'000));
+        const Steady::duration wait = done ? Steady::duration(kResyncInterval) : Steady::duration(backoff);
+        co_await cache->wake.wait_until(Steady::now() + wait);
+    }
+}
+
+void CacheFeed::stop() {
+    stopped_ = true;
+    for (auto& [name, cache] : caches_) {
+        cache.wake.notify();
+    }
+}
+
+void CacheFeed::save(const Cache& cache) {
+    ledger_.put(CursorRow{cache.config.name, cache.state.epoch, cache.state.seq});
+}
+
+std::vector<CacheFeed::State> CacheFeed::states() const {
+    std::vector<State> all;
+    for (const auto& [name, cache] : caches_) {
+        all.push_back(cache.state);
+    }
+    return all;
+}
+
+}  // namespace keel

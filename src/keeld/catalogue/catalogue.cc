@@ -1,0 +1,186 @@
+#include "keeld/catalogue/catalogue.h"
+
+#include <utility>
+
+namespace keel {
+namespace {
+
+// What a new state of the object says about its pods: they may have been replaced.
+bool pods_may_have_changed(const Workload& before, const Workload& after) {
+    return before.uid != after.uid || before.generation != after.generation ||
+           before.observed_generation != after.observed_generation || before.updated != after.updated ||
+           before.ready != after.ready || before.available != after.available ||
+           before.current != after.current;
+}
+
+bool same_images(const Workload& before, const Workload& after) {
+    if (before.containers.size() != after.containers.size()) {
+        return false;
+    }
+    for (std::size_t i = 0; i < before.containers.size(); ++i) {
+        if (before.containers[i].image != after.containers[i].image) {
+            return false;
+        }
+    }
+    return true;
+}
+
+}  // namespace
+
+Catalogue::Catalogue(std::function<void(const WorkloadKey&)> changed) : changed_(std::move(changed)) {}
+
+void Catalogue::begin(WorkloadKind kind) { ++mark_of(kind); }
+
+void Catalogue::upsert(Workload workload) {
+    const WorkloadKey key = workload.key;
+    const auto [at, added] = workloads_.try_emplace(key);
+    CatalogueEntry& entry = at->second;
+    entry.mark = mark_of(key.kind);
+    if (!added && entry.object.uid == workload.uid &&
+        entry.object.resource_version == workload.resource_version) {
+        return;
+    }
+    const bool reindex = added || !same_images(entry.object, workload);
+    if (!added && entry.object.uid != workload.uid) {
+        entry.running = Running{};
+    } else if (!added && pods_may_have_changed(entry.object, workload)) {
+        entry.running.stale = true;
+    }
+    if (reindex && !added) {
+        unindex(key, entry);
+    }
+    entry.object = std::move(workload);
+    if (reindex) {
+        entry.references.clear();
+        for (const Container& container : entry.object.containers) {
+            entry.references.push_back(Reference::parse(container.image));
+        }
+        index(key, entry);
+    }
+    changed_(key);
+}
+
+void Catalogue::remove(const WorkloadKey& key) {
+    const auto found = workloads_.find(key);
+    if (found == workloads_.end()) {
+        return;
+    }
+    unindex(key, found->second);
+    workloads_.erase(found);
+    changed_(key);
+}
+
+void Catalogue::end(WorkloadKind kind) {
+    std::vector<WorkloadKey> gone;
+    for (const auto& [key, entry] : workloads_) {
+        if (key.kind == kind && entry.mark != mark_of(kind)) {
+            gone.push_back(key);
+        }
+    }
+    for (const WorkloadKey& key : gone) {
+        remove(key);
+    }
+}
+
+void Catalogue::begin_namespaces() { ++namespace_mark_; }
+
+void Catalogue::upsert(Namespace ns) {
+    namespace_marks_[ns.name] = namespace_mark_;
+    const auto found = namespaces_.find(ns.name);
+    const bool same = found != namespaces_.end() && found->second.uid == ns.uid &&
+                      found->second.labels == ns.labels &&
+                      found->second.annotations == ns.annotations &&
+                      found->second.terminating == ns.terminating;
+    if (same) {
+        return;
+    }
+    const std::string name = ns.name;
+    namespaces_.insert_or_assign(name, std::move(ns));
+    namespace_changed(name);
+}
+
+void Catalogue::remove_namespace(const std::string& name) {
+    namespaces_.erase(name);
+    namespace_marks_.erase(name);
+    namespace_changed(name);
+}
+
+void Catalogue::end_namespaces() {
+    std::vector<std::string> gone;
+    for (const auto& [name, mark] : namespace_marks_) {
+        if (mark != namespace_mark_) {
+            gone.push_back(name);
+        }
+    }
+    for (const std::string& name : gone) {
+        remove_namespace(name);
+    }
+}
+
+void Catalogue::namespace_changed(const std::string& name) {
+    for (const auto& [key, entry] : workloads_) {
+        if (key.ns == name) {
+            changed_(key);
+        }
+    }
+}
+
+CatalogueEntry* Catalogue::find(const WorkloadKey& key) {
+    const auto found = workloads_.find(key);
+    return found != workloads_.end() ? &found->second : nullptr;
+}
+
+const CatalogueEntry* Catalogue::find(const WorkloadKey& key) const {
+    const auto found = workloads_.find(key);
+    return found != workloads_.end() ? &found->second : nullptr;
+}
+
+const Namespace* Catalogue::find_namespace(std::string_view name) const {
+    const auto found = namespaces_.find(name);
+    return found != namespaces_.end() ? &found->second : nullptr;
+}
+
+const std::set<WorkloadKey>& Catalogue::consumers(const Tag& tag) const {
+    static const std::set<WorkloadKey> kNone;
+    const auto found = by_tag_.find(tag);
+    return found != by_tag_.end() ? found->second : kNone;
+}
+
+void Catalogue::set_running(const WorkloadKey& key, Running running) {
+    if (CatalogueEntry* entry = find(key)) {
+        entry->running = std::move(running);
+        changed_(key);
+    }
+}
+
+void Catalogue::mark_stale(const WorkloadKey& key) {
+    if (CatalogueEntry* entry = find(key)) {
+        entry->running.stale = true;
+    }
+}
+
+void Catalogue::index(const WorkloadKey& key, const CatalogueEntry& entry) {
+    for (const Expected<Reference>& reference : entry.references) {
+        if (const auto tag = reference ? reference->tag() : std::nullopt) {
+            by_tag_[*tag].insert(key);
+        }
+    }
+}
+
+void Catalogue::unindex(const WorkloadKey& key, const CatalogueEntry& entry) {
+    for (const Expected<Reference>& reference : entry.references) {
+        const auto tag = reference ? reference->tag() : std::nullopt;
+        if (!tag) {
+            continue;
+        }
+        const auto found = by_tag_.find(*tag);
+        if (found != by_tag_.end()) {
+            found->second.erase(key);
+            if (found->second.empty()) {
+                by_tag_.erase(found);
+            }
+        }
+    }
+}
+
+}  // namespace keel

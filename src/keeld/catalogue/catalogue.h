@@ -1,0 +1,94 @@
+// The workloads of the cluster, what tags their containers refer to, and what content their pods run.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/reference.h"
+#include "core/time.h"
+#include "keeld/cluster/objects.h"
+
+namespace keel {
+
+// A digest that pods of a workload run in one container, as imageID reports it.
+struct RunningImage {
+    std::string container;
+    bool init = false;
+    std::string digest;    // digest part of imageID; empty: the container has not started yet
+    std::string platform;  // of the pod's node, "linux/amd64"; empty: not known
+    int pods = 0;
+};
+
+struct Running {
+    bool known = false;  // pods have been listed
+    bool stale = false;  // something changed since; listed again before anything is decided on it
+    int pods = 0;        // alive ones
+    Time as_of;
+    std::vector<RunningImage> images;
+
+    [[nodiscard]] bool usable() const { return known && !stale; }
+};
+
+// One workload with what was derived from it.
+struct CatalogueEntry {
+    Workload object;
+    std::vector<Expected<Reference>> references;  // beside object.containers
+    Running running;
+    std::uint32_t mark = 0;                       // of the listing that saw it last
+};
+
+// Kept right by reflectors (begin/upsert/remove/end per collection). Tells who is concerned by a change.
+class Catalogue {
+public:
+    // `changed` gets the key of every workload that appeared, changed, or vanished, or whose namespace did.
+    explicit Catalogue(std::function<void(const WorkloadKey&)> changed);
+
+    void begin(WorkloadKind kind);
+    void upsert(Workload workload);
+    void remove(const WorkloadKey& key);
+    void end(WorkloadKind kind);
+
+    void begin_namespaces();
+    void upsert(Namespace ns);
+    void remove_namespace(const std::string& name);
+    void end_namespaces();
+
+    [[nodiscard]] CatalogueEntry* find(const WorkloadKey& key);
+    [[nodiscard]] const CatalogueEntry* find(const WorkloadKey& key) const;
+    [[nodiscard]] const Namespace* find_namespace(std::string_view name) const;
+    [[nodiscard]] const std::map<WorkloadKey, CatalogueEntry>& workloads() const { return workloads_; }
+    [[nodiscard]] const std::map<std::string, Namespace, std::less<>>& namespaces() const { return namespaces_; }
+
+    // The workloads with a container that refers to this tag.
+    [[nodiscard]] const std::set<WorkloadKey>& consumers(const Tag& tag) const;
+    // Every tag that some workload refers to.
+    [[nodiscard]] const std::unordered_map<Tag, std::set<WorkloadKey>>& by_tag() const { return by_tag_; }
+
+    // Called after anything was learned about a workload's pods.
+    void set_running(const WorkloadKey& key, Running running);
+    void mark_stale(const WorkloadKey& key);
+
+private:
+    [[nodiscard]] std::uint32_t& mark_of(WorkloadKind kind) { return marks_[static_cast<std::size_t>(kind)]; }
+    void index(const WorkloadKey& key, const CatalogueEntry& entry);
+    void unindex(const WorkloadKey& key, const CatalogueEntry& entry);
+    void namespace_changed(const std::string& name);
+
+    std::function<void(const WorkloadKey&)> changed_;
+    std::map<WorkloadKey, CatalogueEntry> workloads_;
+    std::map<std::string, Namespace, std::less<>> namespaces_;
+    std::map<std::string, std::uint32_t, std::less<>> namespace_marks_;
+    std::unordered_map<Tag, std::set<WorkloadKey>> by_tag_;
+    std::array<std::uint32_t, 4> marks_{};  // of the newest listing of each kind
+    std::uint32_t namespace_mark_ = 0;
+};
+
+}  // namespace keel

@@ -1,0 +1,74 @@
+// What is known of every tag: its current digest, what goes back and waits for a second source, and since when.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/event.h"
+#include "core/reference.h"
+#include "core/time.h"
+#include "keeld/ledger/ledger.h"
+
+namespace keel {
+
+struct Seen {
+    Time first;
+    Time last;
+    std::string source;
+    bool oldest = false;     // the first digest ever known of this tag: nothing tells whether it is newer than what runs
+    bool confirmed = false;  // a second source named it as current
+};
+
+struct TagInfo {
+    Tag tag;
+    Digest current;
+    ManifestKind kind = ManifestKind::unknown;
+    Time since;
+    Digest pending;          // a digest going back; empty if none
+    Time pending_since;
+    Time confirmed_at;       // the last fresh answer about the tag, whatever it said
+    std::string confirmed_by;
+    std::string failure;     // of the last look-up; empty after a success
+    std::string cause;       // who brought the current digest
+    std::map<Digest, Seen> seen;
+
+    // The current digest is the only one ever known of the tag and no second source has named it.
+    [[nodiscard]] bool without_history() const;
+};
+
+// What one answer did to a tag (design.md 1).
+enum class Effect : std::uint8_t { fresh, changed, same, cleared, revert };
+[[nodiscard]] std::string_view to_string(Effect effect);
+
+// Loaded from the ledger at start; every effect is queued there before it is told. One per keeld, on its loop.
+class Tags {
+public:
+    explicit Tags(Ledger& ledger);
+
+    // One fresh comparable answer. Records `observed` in the ledger unless it is `same`.
+    Effect observe(const Tag& tag, const Digest& digest, ManifestKind kind, Time at, const std::string& source);
+    // A digest that the tag is known to have had before (a cache's history), without being its current one.
+    void remember(const Tag& tag, const Digest& digest, Time first, Time last, const std::string& source);
+    // A second source names `digest`. A pending one becomes current; returns whether anything changed.
+    bool confirm(const Tag& tag, const Digest& digest, Time at, const std::string& source);
+    // A look-up failed: nothing changes but what is told of the tag's freshness.
+    void failed(const Tag& tag, const std::string& why);
+
+    [[nodiscard]] const TagInfo* find(const Tag& tag) const;
+    [[nodiscard]] const std::unordered_map<Tag, TagInfo>& all() const { return tags_; }
+
+private:
+    void save(const TagInfo& info);
+    void save(const TagInfo& info, const Digest& digest);
+    void log(const TagInfo& info, Effect effect, const Digest& from, const Digest& to, Time at,
+             const std::string& source);
+
+    Ledger& ledger_;
+    std::unordered_map<Tag, TagInfo> tags_;
+};
+
+}  // namespace keel

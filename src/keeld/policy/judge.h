@@ -1,0 +1,72 @@
+// The verdict on a workload: one per container, computed from what is known now, never stored on the object. Pure: it asks
+// nobody; what it would need to know more is in `wants`.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/verdict.h"
+#include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/tags.h"
+#include "keeld/config.h"
+#include "keeld/policy/settings.h"
+#include "keeld/registry/content.h"
+
+namespace keel {
+
+// Where one container goes.
+struct Target {
+    std::string container;
+    Tag tag;
+    std::string from;  // what most of its pods run
+    Digest to;
+
+    friend bool operator==(const Target& one, const Target& other) {
+        return one.container == other.container && one.tag == other.tag && one.to == other.to;
+    }
+};
+
+struct ContainerVerdict {
+    Verdict verdict = Verdict::ignore;
+    Reason reason = Reason::not_enrolled;
+    std::string sentence;
+    std::optional<Tag> tag;
+    std::optional<Target> target;  // with `roll`
+    bool would_change = false;     // a restart would give it other content than it runs, or might
+    bool revert = false;           // the target is older than what runs, by our own ledger
+};
+
+struct WorkloadVerdict {
+    Verdict verdict = Verdict::ignore;
+    Reason reason = Reason::not_enrolled;
+    std::string sentence;
+    Standing standing;
+    std::vector<ContainerVerdict> containers;  // beside the workload's containers
+    std::vector<Target> targets;               // of a restart, if one is due; empty otherwise
+    bool needs_approval = false;               // a confirmed revert under `reverts: ask`
+
+    // Contents that must be known before more can be said.
+    struct Want {
+        Tag tag;
+        Digest digest;
+    };
+    std::vector<Want> wants;
+};
+
+// What the judge may look at. Functions are called while judging only.
+struct Knowledge {
+    const Config& config;
+    const Catalogue& catalogue;
+    const Tags& tags;
+    std::function<const Content*(const Digest&)> content;       // null: not known
+    std::function<const std::string*(const Digest&)> fetch_failure;  // asked for and not to be had: why; null: it is not
+    // Why this target of the workload with this UID is not tried (again); null: it may be.
+    std::function<const std::string*(const std::string&, const Target&)> rejected;
+    std::function<const std::string*(const std::string&, const Target&)> stalled;
+};
+
+[[nodiscard]] WorkloadVerdict judge(const CatalogueEntry& entry, const Knowledge& knowledge);
+
+}  // namespace keel

@@ -1,0 +1,158 @@
+#include "keeld/registry/content.h"
+
+#include <algorithm>
+
+#include "keeld/json.h"
+
+namespace keel {
+namespace {
+
+std::string platform_text(const json_t* platform) {
+    std::string text(text_of(platform, "os"));
+    text += '/';
+    text += text_of(platform, "architecture");
+    const std::string_view variant = text_of(platform, "variant");
+    // arm64/v8 is what plain arm64 means; nodes do not report variants.
+    if (!variant.empty() && !(text == "linux/arm64" && variant == "v8")) {
+        text += '/';
+        text += variant;
+    }
+    return text;
+}
+
+Expected<Content> from_index(Content content, const json_t* root) {
+    const json_t* manifests = json_object_get(root, "manifests");
+    if (!json_is_array(manifests)) {
+        return fail("bad-manifest", "index " + content.digest.to_string() + ": manifests is not an array");
+    }
+    std::size_t at = 0;
+    json_t* item = nullptr;
+    json_array_foreach(manifests, at, item) {
+        const auto digest = Digest::parse(text_of(item, "digest"));
+        if (!digest) {
+            return fail("bad-manifest", "index " + content.digest.to_string() + ": manifests[" +
+                                            std::to_string(at) + "].digest is not a digest");
+        }
+        const json_t* platform = json_object_get(item, "platform");
+        const std::string name = platform_text(platform);
+        if (platform == nullptr || name.starts_with("unknown/")) {
+            continue;
+        }
+        content.platforms.push_back(PlatformContent{name, *digest, Digest{}});
+    }
+    return content;
+}
+
+bool same_part(const Digest& one, const PlatformContent& other) {
+    return one == other.manifest || (!other.config.empty() && one == other.config);
+}
+
+}  // namespace
+
+Expected<Content> Content::from_manifest(const Digest& digest, std::string_view content_type,
+                                         std::string_view body) {
+    Content content;
+    content.digest = digest;
+    content.kind = manifest_kind(content_type);
+    const Json root = parse_json(body);
+    if (!json_is_object(root.get())) {
+        return fail("bad-manifest", "manifest " + digest.to_string() + " is not a JSON object");
+    }
+    if (content.kind == ManifestKind::index) {
+        return from_index(std::move(content), root.get());
+    }
+    if (content.kind != ManifestKind::image) {
+        return fail("bad-manifest",
+                    "manifest " + digest.to_string() + " has the type " + std::string(content_type));
+    }
+    const auto config = Digest::parse(text_of(json_object_get(root.get(), "config"), "digest"));
+    if (!config) {
+        return fail("bad-manifest", "manifest " + digest.to_string() + ": config.digest is not a digest");
+    }
+    content.platforms.push_back(PlatformContent{"", digest, *config});
+    return content;
+}
+
+std::string Content::to_json() const {
+    const Json root(json_object());
+    json_object_set_new(root.get(), "digest", json_text(digest.to_string()));
+    json_object_set_new(root.get(), "kind", json_text(to_string(kind)));
+    json_t* list = json_array();
+    for (const PlatformContent& entry : platforms) {
+        json_t* item = json_object();
+        json_object_set_new(item, "platform", json_text(entry.platform));
+        json_object_set_new(item, "manifest", json_text(entry.manifest.to_string()));
+        json_object_set_new(item, "config", json_text(entry.config.to_string()));
+        json_array_append_new(list, item);
+    }
+    json_object_set_new(root.get(), "platforms", list);
+    return dump_json(root.get());
+}
+
+Expected<Content> Content::from_json(std::string_view json) {
+    const Json root = parse_json(json);
+    const auto digest = Digest::parse(text_of(root.get(), "digest"));
+    if (!digest) {
+        return fail("bad-content", "a stored content record has no digest");
+    }
+    Content content;
+    content.digest = *digest;
+    content.kind = text_of(root.get(), "kind") == "index" ? ManifestKind::index : ManifestKind::image;
+    std::size_t at = 0;
+    json_t* item = nullptr;
+    json_array_foreach(json_object_get(root.get(), "platforms"), at, item) {
+        content.platforms.push_back(
+            PlatformContent{std::string(text_of(item, "platform")),
+                            Digest::parse(text_of(item, "manifest")).value_or(Digest{}),
+                            Digest::parse(text_of(item, "config")).value_or(Digest{})});
+    }
+    return content;
+}
+
+const PlatformContent* Content::on(std::string_view platform) const {
+    for (const PlatformContent& entry : platforms) {
+        if (entry.platform == platform || entry.platform.empty()) {
+            return &entry;
+        }
+    }
+    return nullptr;
+}
+
+SameContent compare_content(const Digest& reported, const Content* known, const Content& target,
+                            std::string_view platform) {
+    if (reported == target.digest) {
+        return SameContent::same;
+    }
+    if (platform.empty()) {
+        // Without the node's platform only what holds on every one of them is certain.
+        bool all_same = !target.platforms.empty();
+        bool all_different = true;
+        for (const PlatformContent& entry : target.platforms) {
+            const std::string_view name = entry.platform.empty() ? "any" : std::string_view(entry.platform);
+            const SameContent one = compare_content(reported, known, target, name);
+            all_same = all_same && one == SameContent::same;
+            all_different = all_different && one == SameContent::different;
+        }
+        return all_same ? SameContent::same : all_different ? SameContent::different : SameContent::unknown;
+    }
+    const PlatformContent* wanted = target.on(platform);
+    if (wanted == nullptr) {
+        return SameContent::unknown;
+    }
+    if (same_part(reported, *wanted)) {
+        return SameContent::same;
+    }
+    const PlatformContent* has = known != nullptr ? known->on(platform) : nullptr;
+    if (has == nullptr) {
+        return SameContent::unknown;
+    }
+    if (has->manifest == wanted->manifest) {
+        return SameContent::same;
+    }
+    if (has->config.empty() || wanted->config.empty()) {
+        return SameContent::unknown;
+    }
+    return has->config == wanted->config ? SameContent::same : SameContent::different;
+}
+
+}  // namespace keel

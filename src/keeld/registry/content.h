@@ -1,0 +1,45 @@
+// What a manifest digest holds on each platform: the identity by which content is compared (never by digest text alone,
+// because a node may report an index, a platform manifest or a config digest for the same content).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/expected.h"
+#include "core/manifest_request.h"
+
+namespace keel {
+
+// "linux/amd64", "linux/arm/v7"; empty: a single image, which says nothing of its platform before its config is read.
+struct PlatformContent {
+    std::string platform;
+    Digest manifest;
+    Digest config;  // empty: not fetched
+};
+
+struct Content {
+    Digest digest;
+    ManifestKind kind = ManifestKind::unknown;
+    std::vector<PlatformContent> platforms;  // attestations (platform unknown/unknown) left out
+
+    // Parts of an image manifest or index body. Errors: "bad-manifest" naming the field.
+    [[nodiscard]] static Expected<Content> from_manifest(const Digest& digest, std::string_view content_type,
+                                                         std::string_view body);
+    [[nodiscard]] std::string to_json() const;
+    [[nodiscard]] static Expected<Content> from_json(std::string_view json);
+
+    // The entry for a platform; a single image answers for every platform. Null: not made for it.
+    [[nodiscard]] const PlatformContent* on(std::string_view platform) const;
+};
+
+enum class SameContent : std::uint8_t { same, different, unknown };
+
+// Whether `reported` (the digest part of a pod's imageID) is the content that `target` has on `platform` (empty: not
+// known, then it must hold on every platform). `known` is the content of `reported` where that is known.
+[[nodiscard]] SameContent compare_content(const Digest& reported, const Content* known, const Content& target,
+                                        std::string_view platform);
+
+}  // namespace keel

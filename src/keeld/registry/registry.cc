@@ -1,0 +1,258 @@
+#include "keeld/registry/registry.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "keeld/json.h"
+
+namespace keel {
+namespace {
+
+constexpr const char* kAccept =
+    "application/vnd.docker.distribution.manifest.v2+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json, "
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+constexpr std::size_t kMaxManifest = 4U << 20U;
+constexpr Millis kTimeout{15'000};
+
+// The value of `key="…"` in a WWW-Authenticate challenge.
+std::string challenge_value(std::string_view challenge, std::string_view key) {
+    const std::string quoted = std::string(key) + "=\"";
+    const std::size_t start = challenge.find(quoted);
+    if (start == std::string_view::npos) {
+        return {};
+    }
+    const std::size_t from = start + quoted.size();
+    const std::size_t end = challenge.find('"', from);
+    return end == std::string_view::npos ? std::string() : std::string(challenge.substr(from, end - from));
+}
+
+std::string url_encode(std::string_view text) {
+    static constexpr char kHex[] = "0123456789ABCDEF";
+    std::string result;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if ((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
+            byte == '-' || byte == '_' || byte == '.' || byte == '~') {
+            result += c;
+        } else {
+            result += '%';
+            result += kHex[byte >> 4U];
+            result += kHex[byte & 15U];
+        }
+    }
+    return result;
+}
+
+std::string without_trailing_slash(std::string url) {
+    while (!url.empty() && url.back() == '/') {
+        url.pop_back();
+    }
+    return url;
+}
+
+Error status_error(int status, const std::string& url, std::string_view retry_after) {
+    const std::string text = url + " answered " + std::to_string(status);
+    if (status == 404) {
+        return {"not-found", text + "; through a cache that may also mean an upstream that refuses or fails"};
+    }
+    if (status == 401 || status == 403) {
+        return {"denied", text};
+    }
+    if (status == 429) {
+        return {"rate-limited", text + (retry_after.empty() ? "" : "; Retry-After: " + std::string(retry_after))};
+    }
+    return {"unavailable", text};
+}
+
+}  // namespace
+
+Registry::Registry(HttpClient& http, const Config& config, Ledger& ledger)
+    : http_(http), config_(config), ledger_(ledger) {}
+
+bool Registry::has_second_source(const std::string& registry) const {
+    const auto found = config_.registries.find(registry);
+    return found != config_.registries.end() && !found->second.upstream.empty();
+}
+
+Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
+    const auto configured = config_.registries.find(registry);
+    if (configured != config_.registries.end() && !configured->second.direct.empty()) {
+        return Path{without_trailing_slash(configured->second.direct), "", "look-up direct"};
+    }
+    for (const CacheConfig& cache : config_.caches) {
+        if (configured != config_.registries.end() && !configured->second.through.empty() &&
+            configured->second.through != cache.name) {
+            continue;
+        }
+        const std::string source = "look-up " + cache.name;
+        if (const auto own = cache.lookup.find(registry); own != cache.lookup.end()) {
+            return Path{without_trailing_slash(own->second), "?ns=" + url_encode(registry), source};
+        }
+        if (const auto any = cache.lookup.find("*"); any != cache.lookup.end()) {
+            return Path{without_trailing_slash(any->second), "?ns=" + url_encode(registry), source};
+        }
+    }
+    return fail("no-path", "no cache looks up " + registry + " and registries." + registry +
+                               ".direct is not set; add it to caches[].lookup or registries in keeld.yaml");
+}
+
+Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::string repository,
+                                           std::string reference) {
+    HttpRequest request;
+    request.method = std::move(method);
+    request.url = path.base + "/v2/" + repository + "/manifests/" + reference + path.suffix;
+    request.headers.push_back(HttpHeader{"Accept", kAccept});
+    request.timeout = kTimeout;
+    request.max_body = kMaxManifest;
+    request.follow_redirects = true;
+    HttpRequest again = request;
+    Expected<HttpResponse> response = co_await http_.send(std::move(request));
+    if (response && response->status == 401) {
+        std::string challenge(response->header("www-authenticate"));
+        if (challenge.starts_with("Bearer ")) {
+            co_return co_await ask_with_token(std::move(again), std::move(challenge));
+        }
+    }
+    co_return response;
+}
+
+// The anonymous token flow of the distribution specification's authentication scheme.
+Task<Expected<HttpResponse>> Registry::ask_with_token(HttpRequest request, std::string challenge) {
+    const std::string realm = challenge_value(challenge, "realm");
+    if (!realm.starts_with("https://") && !realm.starts_with("http://")) {
+        co_return fail("denied", request.url + " asks for a token and names no realm");
+    }
+    HttpRequest token_request;
+    token_request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") +
+                        "service=" + url_encode(challenge_value(challenge, "service")) +
+                        "&scope=" + url_encode(challenge_value(challenge, "scope"));
+    token_request.timeout = kTimeout;
+    const Expected<HttpResponse> answer = co_await http_.send(std::move(token_request));
+    if (!answer) {
+        co_return tl::unexpected<Error>(answer.error());
+    }
+    const Json root = parse_json(answer->body);
+    std::string token(text_of(root.get(), "token"));
+    if (token.empty()) {
+        token = text_of(root.get(), "access_token");
+    }
+    if (answer->status != 200 || token.empty()) {
+        co_return fail("denied", "no anonymous token for " + request.url + " from " + realm);
+    }
+    request.headers.push_back(HttpHeader{"Authorization", "Bearer " + token});
+    co_return co_await http_.send(std::move(request));
+}
+
+Task<Expected<Answer>> Registry::head(Path path, Tag tag) {
+    const std::string source = path.source;
+    const std::string where = path.base + " (" + tag.to_string() + ")";
+    const Expected<HttpResponse> response = co_await ask(std::move(path), "HEAD", tag.repository, tag.name);
+    if (!response) {
+        co_return tl::unexpected<Error>(response.error());
+    }
+    if (response->status != 200) {
+        co_return tl::unexpected<Error>(status_error(response->status, where, response->header("retry-after")));
+    }
+    if (!response->header("x-keel-hold").empty()) {
+        co_return fail("held", where + " answers from a hold; point caches[].lookup at a server block with keel_hold off");
+    }
+    const auto digest = Digest::parse(response->header("docker-content-digest"));
+    const ManifestKind kind = manifest_kind(response->header("content-type"));
+    if (!digest || (kind != ManifestKind::index && kind != ManifestKind::image)) {
+        co_return fail("not-comparable", where + " answered without a digest, or with the type " +
+                                             std::string(response->header("content-type")));
+    }
+    co_return Answer{*digest, kind, source};
+}
+
+Task<Expected<Answer>> Registry::look_up(Tag tag) {
+    Expected<Path> path = path_for(tag.registry);
+    if (!path) {
+        co_return tl::unexpected<Error>(path.error());
+    }
+    ++metrics_.lookups;
+    Expected<Answer> answer = co_await head(std::move(*path), std::move(tag));
+    metrics_.failures += answer ? 0 : 1;
+    co_return answer;
+}
+
+Task<Expected<Answer>> Registry::ask_upstream(Tag tag) {
+    if (!has_second_source(tag.registry)) {
+        co_return fail("no-second-source", "registries." + tag.registry + ".upstream is not set");
+    }
+    ++metrics_.upstream;
+    Path path{without_trailing_slash(config_.registries.at(tag.registry).upstream), "", "upstream"};
+    co_return co_await head(std::move(path), std::move(tag));
+}
+
+const Content* Registry::known_content(const Digest& digest) {
+    if (const auto found = contents_.find(digest); found != contents_.end()) {
+        return &found->second;
+    }
+    const std::optional<ContentRow> row = ledger_.content(digest.to_string());
+    if (!row) {
+        return nullptr;
+    }
+    Expected<Content> content = Content::from_json(row->json);
+    return content ? &contents_.insert_or_assign(digest, std::move(*content)).first->second : nullptr;
+}
+
+void Registry::remember(const Content& content) {
+    contents_.insert_or_assign(content.digest, content);
+    ledger_.put(ContentRow{content.digest.to_string(), content.to_json()});
+}
+
+Task<Expected<Content>> Registry::content(Tag tag, Digest digest, std::vector<std::string> platforms) {
+    const auto wanted = [&platforms](const PlatformContent& entry) {
+        return entry.config.empty() &&
+               (platforms.empty() || std::ranges::find(platforms, entry.platform) != platforms.end());
+    };
+    Content content;
+    if (const Content* known = known_content(digest)) {
+        content = *known;
+        if (std::ranges::none_of(content.platforms, wanted)) {
+            co_return content;
+        }
+    }
+    const Expected<Path> path = path_for(tag.registry);
+    if (!path) {
+        co_return tl::unexpected<Error>(path.error());
+    }
+    if (content.digest.empty()) {
+        ++metrics_.content;
+        const Expected<HttpResponse> response = co_await ask(*path, "GET", tag.repository, digest.to_string());
+        if (!response) {
+            co_return tl::unexpected<Error>(response.error());
+        }
+        if (response->status != 200) {
+            const std::string where = path->base + " (" + tag.repository + "@" + digest.to_string() + ")";
+            co_return tl::unexpected<Error>(status_error(response->status, where, ""));
+        }
+        Expected<Content> read = Content::from_manifest(digest, response->header("content-type"), response->body);
+        if (!read) {
+            co_return read;
+        }
+        content = std::move(*read);
+    }
+    for (PlatformContent& entry : content.platforms) {
+        if (!wanted(entry)) {
+            continue;
+        }
+        ++metrics_.content;
+        const std::string reference = entry.manifest.to_string();
+        const Expected<HttpResponse> response = co_await ask(*path, "GET", tag.repository, reference);
+        if (!response || response->status != 200) {
+            continue;  // not every platform of an index is complete in every cache; it stays unknown
+        }
+        const Expected<Content> child =
+            Content::from_manifest(entry.manifest, response->header("content-type"), response->body);
+        if (child && child->kind == ManifestKind::image) {
+            entry.config = child->platforms.front().config;
+        }
+    }
+    remember(content);
+    co_return content;
+}
+
+}  // namespace keel

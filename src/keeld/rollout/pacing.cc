@@ -1,0 +1,62 @@
+#include "keeld/rollout/pacing.h"
+
+#include <algorithm>
+
+namespace keel {
+
+Pacing::Pacing(PacingConfig config, std::vector<std::pair<Time, std::string>> history)
+    : config_(config), taken_(history.begin(), history.end()) {
+    std::ranges::sort(taken_);
+}
+
+// With N allowed in a window, a place is free once the N-th newest one has left it.
+std::optional<Time> Pacing::free_at(const Rate& rate, const std::string* ns, Time now) const {
+    if (rate.count == 0) {
+        return std::nullopt;
+    }
+    int newer = 0;
+    for (auto at = taken_.rbegin(); at != taken_.rend(); ++at) {
+        if (ns != nullptr && at->second != *ns) {
+            continue;
+        }
+        if (++newer == rate.count) {
+            const Time free = at->first + rate.per;
+            return free > now ? std::optional(free) : std::nullopt;
+        }
+    }
+    return std::nullopt;
+}
+
+std::optional<Time> Pacing::next_free(const std::string& ns, Time now) {
+    forget(now);
+    const std::optional<Time> cluster = free_at(config_.cluster, nullptr, now);
+    const std::optional<Time> own = free_at(config_.ns, &ns, now);
+    return cluster && own ? std::max(cluster, own) : cluster ? cluster : own;
+}
+
+void Pacing::take(const std::string& ns, Time at) {
+    const std::pair place(at, ns);
+    taken_.insert(std::ranges::upper_bound(taken_, place), place);
+}
+
+void Pacing::give_back(const std::string& ns, Time at) {
+    const auto found = std::ranges::find(taken_, std::pair(at, ns));
+    if (found != taken_.end()) {
+        taken_.erase(found);
+    }
+}
+
+int Pacing::used(Time now) {
+    forget(now);
+    const Time start = now - config_.cluster.per;
+    return static_cast<int>(std::ranges::count_if(taken_, [start](const auto& one) { return one.first > start; }));
+}
+
+void Pacing::forget(Time now) {
+    const Time start = now - std::max(config_.cluster.per, config_.ns.per);
+    while (!taken_.empty() && taken_.front().first <= start) {
+        taken_.pop_front();
+    }
+}
+
+}  // namespace keel

@@ -1,0 +1,261 @@
+#include "keeld/rollout/planner.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+
+#include <algorithm>
+#include <utility>
+
+#include "keeld/rollout/rollouts.h"
+
+namespace keel {
+namespace {
+
+constexpr auto kContentRetry = std::chrono::seconds(10);
+constexpr auto kSettle = std::chrono::seconds(1);
+constexpr auto kBaselineRetry = std::chrono::seconds(5);
+
+// What makes a decision another one than before.
+std::string signature(const Entry& line) { return line.uid + line.code + line.container + line.to; }
+
+// Passing states of keeld itself: told by the API, not worth a line in the log.
+bool is_passing(Reason reason) { return reason == Reason::no_baseline || reason == Reason::no_answer; }
+
+}  // namespace
+
+Planner::Planner(Parts parts) : parts_(parts), wake_(parts.loop), baseline_wake_(parts.loop) {}
+
+void Planner::reconsider(const WorkloadKey& key) {
+    dirty_.insert(key);
+    if (started_) {
+        wake_.notify();
+    }
+}
+
+void Planner::reconsider(const Tag& tag) {
+    for (const WorkloadKey& key : parts_.catalogue.consumers(tag)) {
+        reconsider(key);
+        if (parts_.rollouts != nullptr) {
+            parts_.rollouts->notify(key);
+        }
+    }
+}
+
+void Planner::start() {
+    started_ = true;
+    wake_.notify();
+    baseline_wake_.notify();
+}
+
+void Planner::stop() {
+    stopped_ = true;
+    wake_.notify();
+    baseline_wake_.notify();
+}
+
+WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
+    const Knowledge knowledge{
+        parts_.config,
+        parts_.catalogue,
+        parts_.tags,
+        [this](const Digest& digest) { return parts_.registry.known_content(digest); },
+        [this](const Digest& digest) {
+            const auto found = failed_.find(digest);
+            return found != failed_.end() ? &found->second : nullptr;
+        },
+        [this](const std::string& uid, const Target& target) {
+            return parts_.rollouts != nullptr ? parts_.rollouts->rejected(uid, target) : nullptr;
+        },
+        [this](const std::string& uid, const Target& target) {
+            return parts_.rollouts != nullptr ? parts_.rollouts->stalled(uid, target) : nullptr;
+        },
+    };
+    return judge(entry, knowledge);
+}
+
+bool Planner::in_use(const Tag& tag) const {
+    return std::ranges::any_of(parts_.catalogue.consumers(tag), [this](const WorkloadKey& key) {
+        const CatalogueEntry* entry = parts_.catalogue.find(key);
+        return entry != nullptr &&
+               standing_of(entry->object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours;
+    });
+}
+
+Task<void> Planner::run() {
+    while (!stopped_) {
+        if (started_) {
+            const std::set<WorkloadKey> now = std::exchange(dirty_, {});
+            for (const WorkloadKey& key : now) {
+                consider(key);
+            }
+        }
+        if (dirty_.empty() || !started_) {
+            co_await wake_.wait_until(Steady::time_point::max());
+        }
+    }
+}
+
+void Planner::consider(const WorkloadKey& key) {
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    if (entry == nullptr) {
+        decided_.erase(key);
+        parts_.rollouts->notify(key);
+        return;
+    }
+    parts_.rollouts->notify(key);
+    const WorkloadVerdict verdict = this->verdict(*entry);
+    if (!verdict.standing.ours) {
+        return;
+    }
+    if (!read_.contains(key.ns) || entry->running.stale) {
+        baseline_wake_.notify();
+    }
+    for (const ContainerVerdict& one : verdict.containers) {
+        if (!one.tag) {
+            continue;
+        }
+        parts_.schedule.follow(*one.tag);
+        if (one.reason == Reason::revert_unconfirmed) {
+            parts_.schedule.want_confirmation(*one.tag);
+        }
+    }
+    for (const WorkloadVerdict::Want& want : verdict.wants) {
+        fetch(want);
+    }
+    log_decision(key, *entry, verdict);
+    if (!verdict.targets.empty() && entry->running.known) {
+        parts_.rollouts->offer(key, verdict);
+    }
+}
+
+void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry, const WorkloadVerdict& verdict) {
+    if (is_passing(verdict.reason)) {
+        return;
+    }
+    Entry line;
+    line.at = parts_.clock.now();
+    line.kind = EntryKind::decided;
+    line.workload = key.to_string();
+    line.uid = entry.object.uid;
+    line.code = to_string(verdict.reason);
+    line.text = verdict.sentence;
+    for (const ContainerVerdict& one : verdict.containers) {
+        if (one.reason == verdict.reason) {
+            line.container = one.target ? one.target->container : "";
+            line.tag = one.tag ? one.tag->to_string() : "";
+            line.from = one.target ? one.target->from : "";
+            line.to = one.target ? one.target->to.to_string() : "";
+            const TagInfo* info = one.tag ? parts_.tags.find(*one.tag) : nullptr;
+            line.cause = info != nullptr ? info->cause : "";
+            break;
+        }
+    }
+    const bool telling = verdict.verdict == Verdict::roll || verdict.verdict == Verdict::blocked;
+    const auto [at, first] = decided_.try_emplace(key);
+    if (first && telling) {
+        // After a restart: the ledger knows what was decided last.
+        EntryQuery query;
+        query.workload = key.to_string();
+        query.kind = EntryKind::decided;
+        query.limit = 1;
+        const std::vector<Entry> last = parts_.ledger.entries(query);
+        at->second = last.empty() ? "" : signature(last.front());
+    }
+    if (std::exchange(at->second, signature(line)) != at->second && telling) {
+        parts_.ledger.append(std::move(line));
+    }
+}
+
+void Planner::fetch(const WorkloadVerdict::Want& want) {
+    if (!stopped_ && fetching_.insert(want.digest).second) {
+        asio::co_spawn(parts_.loop, fetch_content(want), asio::detached);
+    }
+}
+
+Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
+    const std::vector<std::string> platforms = parts_.pods.platforms();
+    const Expected<Content> content = co_await parts_.registry.content(want.tag, want.digest, platforms);
+    if (content) {
+        failed_.erase(want.digest);
+        fetching_.erase(want.digest);
+        reconsider(want.tag);
+        co_return;
+    }
+    const bool first = failed_.insert_or_assign(want.digest, content.error().text).second;
+    if (first) {
+        reconsider(want.tag);
+    }
+    // Still in `fetching_`: nobody asks again before the pause is over.
+    co_await pause_for(parts_.loop, kContentRetry);
+    fetching_.erase(want.digest);
+    const TagInfo* info = parts_.tags.find(want.tag);
+    if (info != nullptr && info->current == want.digest) {
+        reconsider(want.tag);
+    }
+}
+
+std::set<std::string> Planner::unread_namespaces() const {
+    std::set<std::string> names;
+    for (const auto& [key, entry] : parts_.catalogue.workloads()) {
+        if (!read_.contains(key.ns) && !names.contains(key.ns) &&
+            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours) {
+            names.insert(key.ns);
+        }
+    }
+    return names;
+}
+
+// Enrolled workloads whose pods have settled since they changed.
+std::vector<WorkloadKey> Planner::stale_workloads() const {
+    std::vector<WorkloadKey> keys;
+    for (const auto& [key, entry] : parts_.catalogue.workloads()) {
+        const bool unknown = !entry.running.known && read_.contains(key.ns);
+        const bool settled = entry.running.stale && entry.object.rolled_out();
+        if ((unknown || settled) && key.kind != WorkloadKind::cron_job &&
+            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours &&
+            !parts_.rollouts->active(key)) {
+            keys.push_back(key);
+        }
+    }
+    return keys;
+}
+
+Task<void> Planner::run_baseline() {
+    while (!stopped_) {
+        if (!started_) {
+            co_await baseline_wake_.wait_until(Steady::time_point::max());
+            continue;
+        }
+        baseline_problem_.clear();
+        const std::set<std::string> unread = unread_namespaces();
+        for (const std::string& ns : unread) {
+            const Expected<void> done = co_await parts_.pods.read_namespace(ns);
+            if (done) {
+                read_.insert(ns);
+            } else {
+                baseline_problem_ = done.error().text;
+            }
+        }
+        baseline_done_ = baseline_done_ || baseline_problem_.empty();
+        const std::vector<WorkloadKey> stale = stale_workloads();
+        for (const WorkloadKey& key : stale) {
+            const CatalogueEntry* entry = parts_.catalogue.find(key);
+            if (entry == nullptr || entry->running.usable()) {
+                continue;
+            }
+            const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(key);
+            if (!pods && pods.error().code != "not-found") {
+                baseline_problem_ = pods.error().text;
+            }
+        }
+        if (baseline_problem_.empty()) {
+            co_await baseline_wake_.wait_until(Steady::time_point::max());
+            // Changes come in bursts: a rollout of somebody else is read once it has settled.
+            co_await pause_for(parts_.loop, kSettle);
+        } else {
+            co_await pause_for(parts_.loop, kBaselineRetry);
+        }
+    }
+}
+
+}  // namespace keel

@@ -1,0 +1,85 @@
+// Compares what is with what should be, for every workload that something was learned about, and offers what is due.
+// Level-triggered: it never depends on having seen an event, only on the state it finds.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <unordered_map>
+
+#include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/observations.h"
+#include "keeld/catalogue/pods.h"
+#include "keeld/catalogue/tags.h"
+#include "keeld/clock.h"
+#include "keeld/config.h"
+#include "keeld/ledger/ledger.h"
+#include "keeld/loop.h"
+#include "keeld/policy/judge.h"
+#include "keeld/policy/schedule.h"
+#include "keeld/registry/registry.h"
+#include "keeld/signal.h"
+
+namespace keel {
+
+class Rollouts;
+
+class Planner {
+public:
+    struct Parts {
+        Loop& loop;
+        const Config& config;
+        const Clock& clock;
+        Catalogue& catalogue;
+        Tags& tags;
+        Registry& registry;
+        PodReader& pods;
+        Ledger& ledger;
+        Schedule& schedule;
+        Rollouts*& rollouts;  // made after the planner, because it asks the planner
+    };
+    explicit Planner(Parts parts);
+
+    // Something about the workload, or the tag, is to be judged again. Cheap; the work is done by run().
+    void reconsider(const WorkloadKey& key);
+    void reconsider(const Tag& tag);
+
+    // The verdict from what is known now.
+    [[nodiscard]] WorkloadVerdict verdict(const CatalogueEntry& entry) const;
+    // Whether some enrolled, not vetoed workload follows the tag.
+    [[nodiscard]] bool in_use(const Tag& tag) const;
+
+    // Judges what is to be judged until stop().
+    [[nodiscard]] Task<void> run();
+    // Reads what runs in enrolled namespaces: all of them once, then those that come to be enrolled, and the pods of single
+    // workloads after they changed.
+    [[nodiscard]] Task<void> run_baseline();
+    void start();  // workloads and namespaces are listed: from now on there are verdicts
+    void stop();
+
+    [[nodiscard]] bool baseline_done() const { return baseline_done_; }
+    [[nodiscard]] const std::string& baseline_problem() const { return baseline_problem_; }
+
+private:
+    void consider(const WorkloadKey& key);
+    void log_decision(const WorkloadKey& key, const CatalogueEntry& entry, const WorkloadVerdict& verdict);
+    void fetch(const WorkloadVerdict::Want& want);
+    Task<void> fetch_content(WorkloadVerdict::Want want);
+    [[nodiscard]] std::set<std::string> unread_namespaces() const;
+    [[nodiscard]] std::vector<WorkloadKey> stale_workloads() const;
+
+    Parts parts_;
+    std::set<WorkloadKey> dirty_;
+    std::map<WorkloadKey, std::string> decided_;    // the newest decision in the ledger, as one text
+    std::set<Digest> fetching_;
+    std::unordered_map<Digest, std::string> failed_;  // contents that were not to be had, and why
+    std::set<std::string> read_;                    // namespaces whose pods are known
+    Signal wake_;
+    Signal baseline_wake_;
+    std::string baseline_problem_;
+    bool baseline_done_ = false;
+    bool started_ = false;
+    bool stopped_ = false;
+};
+
+}  // namespace keel

@@ -1,0 +1,670 @@
+#include "keeld/rollout/rollouts.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "keeld/json.h"
+
+namespace keel {
+namespace {
+
+constexpr Millis kPullAllowance{300'000};
+constexpr auto kPodInterval = std::chrono::milliseconds(500);
+constexpr int kMaxAttempts = 2;
+
+std::string random_id() {
+    static std::mt19937_64 engine{std::random_device{}()};
+    static constexpr char kHex[] = "0123456789abcdef";
+    std::string id;
+    for (std::uint64_t bits = engine(), i = 0; i < 16; ++i, bits >>= 4U) {
+        id += kHex[bits & 15U];
+    }
+    return id;
+}
+
+std::string rejection_key(const std::string& uid, const std::string& tag, const std::string& digest) {
+    return uid + " " + tag + " " + digest;
+}
+
+// The narrowest patch that restarts: one template annotation, for this very object in this very state.
+std::string restart_patch(const Workload& workload, const RolloutRow& row) {
+    const Json root(json_pack("{s:{s:s,s:s},s:{s:{s:{s:{s:s}}}}}", "metadata", "uid", workload.uid.c_str(),
+                              "resourceVersion", workload.resource_version.c_str(), "spec", "template",
+                              "metadata", "annotations", row.marker_key.c_str(), row.marker.c_str()));
+    return dump_json(root.get());
+}
+
+bool nothing_was_written(const Error& error) {
+    static const char* const kUncertain[] = {"timeout", "unreachable", "tls", "cancelled", "too-large"};
+    return std::ranges::find(kUncertain, error.code) == std::end(kUncertain);
+}
+
+}  // namespace
+
+std::string targets_to_json(const std::vector<Target>& targets) {
+    const Json list(json_array());
+    for (const Target& target : targets) {
+        json_t* item = json_object();
+        json_object_set_new(item, "container", json_text(target.container));
+        json_object_set_new(item, "tag", json_text(target.tag.to_string()));
+        json_object_set_new(item, "from", json_text_or_null(target.from));
+        json_object_set_new(item, "to", json_text(target.to.to_string()));
+        json_array_append_new(list.get(), item);
+    }
+    return dump_json(list.get());
+}
+
+std::vector<Target> targets_from_json(const std::string& json) {
+    std::vector<Target> targets;
+    const Json list = parse_json(json);
+    std::size_t at = 0;
+    json_t* item = nullptr;
+    json_array_foreach(list.get(), at, item) {
+        const Expected<Tag> tag = Tag::parse(text_of(item, "tag"));
+        const std::optional<Digest> to = Digest::parse(text_of(item, "to"));
+        if (tag && to) {
+            targets.push_back(Target{std::string(text_of(item, "container")), *tag,
+                                     std::string(text_of(item, "from")), *to});
+        }
+    }
+    return targets;
+}
+
+Rollouts::Rollouts(Parts parts)
+    : parts_(std::move(parts)),
+      pacing_(parts_.config.pacing,
+              parts_.ledger.intended_since(parts_.clock.now() - std::max(parts_.config.pacing.cluster.per,
+                                                                         parts_.config.pacing.ns.per))) {
+    for (const RejectedRow& row : parts_.ledger.rejected()) {
+        rejected_[rejection_key(row.uid, row.tag, row.digest)] = row.text;
+    }
+    constexpr int kRemembered = 10'000;
+    for (const RolloutRow& row : parts_.ledger.rollouts("", "", kRemembered)) {
+        if (row.ended != Time{} && !ended_.contains(row.uid)) {
+            ended_[row.uid] = ended_from(row, targets_from_json(row.targets));
+        }
+    }
+}
+
+Rollouts::~Rollouts() = default;
+
+Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> targets) {
+    const bool final = row.state == "done" || row.reason == "stalled";
+    return Ended{std::move(targets), row.text, final, row.reason == "stale-pull" ? row.attempt + 1 : 1};
+}
+
+bool Rollouts::may_write() const { return parts_.config.mode == Mode::act && parts_.lease.held(); }
+
+const std::string* Rollouts::rejected(const std::string& uid, const Target& target) const {
+    const auto found = rejected_.find(rejection_key(uid, target.tag.to_string(), target.to.to_string()));
+    return found != rejected_.end() ? &found->second : nullptr;
+}
+
+const std::string* Rollouts::stalled(const std::string& uid, const Target& target) const {
+    const auto found = ended_.find(uid);
+    const bool tried = found != ended_.end() && found->second.final &&
+                       std::ranges::find(found->second.targets, target) != found->second.targets.end();
+    return tried ? &found->second.text : nullptr;
+}
+
+void Rollouts::recover() {
+    for (RolloutRow& row : parts_.ledger.open_rollouts()) {
+        const Expected<WorkloadKey> key = WorkloadKey::parse(row.workload);
+        if (!key) {
+            continue;
+        }
+        auto rollout = std::make_shared<Active>(parts_.loop);
+        rollout->key = *key;
+        rollout->targets = targets_from_json(row.targets);
+        rollout->row = std::move(row);
+        rollout->recovered = true;
+        rollout->place = true;  // its intended time is in the window already
+        active_[*key] = rollout;
+        spawn(rollout);
+    }
+}
+
+void Rollouts::spawn(Handle rollout) { asio::co_spawn(parts_.loop, run(std::move(rollout)), asio::detached); }
+
+void Rollouts::stop() {
+    stopped_ = true;
+    for (const auto& [key, rollout] : active_) {
+        rollout->changed.notify();
+    }
+}
+
+void Rollouts::notify(const WorkloadKey& key) {
+    if (const auto found = active_.find(key); found != active_.end()) {
+        found->second->changed.notify();
+    }
+}
+
+void Rollouts::wake_waiting() {
+    for (const auto& [key, rollout] : active_) {
+        if (!rollout->running) {
+            rollout->changed.notify();
+        }
+    }
+}
+
+void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+    if (const auto found = active_.find(key); found != active_.end()) {
+        found->second->changed.notify();
+        return;
+    }
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    if (stopped_ || entry == nullptr || parts_.config.mode != Mode::act) {
+        return;
+    }
+    auto rollout = std::make_shared<Active>(parts_.loop);
+    rollout->key = key;
+    rollout->targets = verdict.targets;
+    rollout->verdict = verdict;
+    RolloutRow& row = rollout->row;
+    row.id = random_id();
+    row.workload = key.to_string();
+    row.uid = entry->object.uid;
+    row.ns = key.ns;
+    row.state = "waiting";
+    row.targets = targets_to_json(rollout->targets);
+    row.marker_key = parts_.config.defaults.restart_key;
+    row.created = parts_.clock.now();
+    const auto last = ended_.find(row.uid);
+    row.attempt = last != ended_.end() && last->second.targets == rollout->targets ? last->second.attempt : 1;
+    const TagInfo* info = parts_.tags.find(rollout->targets.front().tag);
+    row.cause = info != nullptr ? info->cause : "";
+    active_[key] = rollout;
+    spawn(rollout);
+}
+
+std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+    std::vector<ClosedGate> closed;
+    if (parts_.config.mode != Mode::act) {
+        closed.push_back({Gate::observe_only, std::nullopt, "mode is observe: nothing is written"});
+        return closed;
+    }
+    if (!parts_.lease.held()) {
+        closed.push_back({Gate::not_leader, std::nullopt, "the Lease is not held by this keeld"});
+    }
+    if (verdict.needs_approval) {
+        closed.push_back({Gate::awaiting_approval, std::nullopt, "the target is older than what runs, and reverts is ask"});
+    }
+    const Time now = parts_.clock.now();
+    if (const auto found = refused_.find(key); found != refused_.end() && found->second.first > now) {
+        closed.push_back({Gate::awaiting_pacing, found->second.first, "the API server refused the last attempt"});
+    }
+    if (const auto free = pacing_.next_free(key.ns, now)) {
+        closed.push_back({Gate::awaiting_pacing, *free, "the pacing limit is reached"});
+    } else if (parts_.config.pacing.concurrent > 0 && running_ >= parts_.config.pacing.concurrent) {
+        closed.push_back({Gate::awaiting_pacing, std::nullopt, "as many rollouts as allowed are under way"});
+    }
+    return closed;
+}
+
+std::optional<RolloutRow> Rollouts::active(const WorkloadKey& key) const {
+    const auto found = active_.find(key);
+    return found != active_.end() ? std::optional(found->second->row) : std::nullopt;
+}
+
+std::vector<RolloutRow> Rollouts::all_active() const {
+    std::vector<RolloutRow> rows;
+    for (const auto& [key, rollout] : active_) {
+        rows.push_back(rollout->row);
+    }
+    return rows;
+}
+
+// ---- The runbook ---------------------------------------------------------------------------------------------------
+
+Task<void> Rollouts::run(Handle rollout) {
+    const std::string state = rollout->row.state;
+    if (state == "waiting") {
+        while (!stopped_) {
+            const bool open = co_await wait_for_gates(rollout);
+            if (!open) {
+                co_return;
+            }
+            const bool counts = co_await check_gate_that_counts(rollout);
+            if (counts) {
+                break;
+            }
+            // Something else is to be pulled now: whatever is due then, waits for its gates again.
+            --running_;
+            rollout->running = false;
+        }
+        const bool durable = co_await intend(rollout);
+        if (!durable) {
+            co_return;
+        }
+    } else {
+        rollout->running = true;
+        ++running_;
+    }
+    if (rollout->row.applied == Time{}) {
+        const Applied applied = co_await apply(rollout);
+        if (applied != Applied::yes) {
+            co_return;
+        }
+    }
+    co_await verify(rollout);
+}
+
+// Until every gate is open; false: it is no longer due.
+Task<bool> Rollouts::wait_for_gates(Handle rollout) {
+    while (!stopped_) {
+        if (!still_due(rollout)) {
+            end(rollout, "superseded", "not-due", "it is not due any more");
+            co_return false;
+        }
+        const std::vector<ClosedGate> closed = gates(rollout->key, rollout->verdict);
+        if (closed.empty()) {
+            rollout->row.intended = parts_.clock.now();
+            pacing_.take(rollout->key.ns, rollout->row.intended);
+            rollout->place = true;
+            rollout->running = true;
+            ++running_;
+            co_return true;
+        }
+        rollout->row.reason = to_string(closed.front().gate);
+        rollout->row.text = closed.front().text;
+        Steady::time_point wake = Steady::now() + std::chrono::minutes(1);
+        for (const ClosedGate& gate : closed) {
+            if (gate.until) {
+                const Steady::duration left = std::max(*gate.until - parts_.clock.now(), Millis{10});
+                wake = std::min(wake, Steady::now() + left);
+            }
+        }
+        co_await rollout->changed.wait_until(wake);
+    }
+    co_return false;
+}
+
+// Right before the write: what a pull would get now, for every container that will pull, is the target; and what runs is
+// what the verdict was made from.
+Task<bool> Rollouts::check_gate_that_counts(Handle rollout) {
+    enter(rollout, "preflight");
+    std::set<Tag> tags;
+    if (const CatalogueEntry* entry = parts_.catalogue.find(rollout->key)) {
+        for (std::size_t i = 0; i < entry->references.size(); ++i) {
+            const Expected<Reference>& reference = entry->references[i];
+            const bool pulls = entry->object.containers[i].pull == PullPolicy::always;
+            if (pulls && reference && reference->tag() && !reference->digest) {
+                tags.insert(*reference->tag());
+            }
+        }
+    }
+    bool good = true;
+    for (const Tag& tag : tags) {
+        const Expected<Answer> answer = co_await parts_.look_up(tag);
+        good = good && answer.has_value();
+    }
+    const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+    if (good && entry != nullptr && entry->running.stale) {
+        const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
+        good = pods.has_value();
+    }
+    const std::vector<Target> before = rollout->targets;
+    if (good && still_due(rollout) && rollout->targets == before && may_write()) {
+        co_return true;
+    }
+    pacing_.give_back(rollout->key.ns, rollout->row.intended);
+    rollout->place = false;
+    rollout->row.intended = Time{};
+    enter(rollout, "waiting");
+    if (!good) {
+        rollout->row.reason = "target-not-pullable";
+        rollout->row.text = "the cache does not answer now; tried again";
+        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(5));
+    }
+    co_return false;
+}
+
+Task<bool> Rollouts::intend(Handle rollout) {
+    RolloutRow& row = rollout->row;
+    const Workload* workload = object(rollout);
+    if (workload == nullptr) {
+        end(rollout, "superseded", "workload-gone", "the workload is gone");
+        co_return false;
+    }
+    row.marker = format_time(row.intended);
+    row.old_marker = workload->marker;
+    row.targets = targets_to_json(rollout->targets);
+    row.reason.clear();
+    row.text.clear();
+    enter(rollout, "intended");
+    parts_.ledger.put(row);
+    log(rollout, EntryKind::intended, "restart", row.marker_key + ": " + row.marker);
+    co_await make_durable(rollout);
+    ++metrics_.intended;
+    co_return !stopped_;
+}
+
+Task<Rollouts::Applied> Rollouts::apply(Handle rollout) {
+    // An intent that another run of keeld left behind: the object tells whether it was written.
+    bool uncertain = rollout->recovered;
+    while (!stopped_) {
+        if (uncertain) {
+            const Applied known = co_await look_whether_applied(rollout);
+            if (known != Applied::refused) {
+                co_return known;
+            }
+        }
+        const Applied applied = co_await apply_once(rollout);
+        if (applied != Applied::stopped) {
+            co_return applied;
+        }
+        uncertain = true;
+    }
+    co_return Applied::stopped;
+}
+
+// yes: the marker is there. superseded: ended. refused: not written, and still due: to be written with the same bytes.
+Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
+    const std::string path = rollout->key.path();
+    while (!stopped_) {
+        if (parts_.config.mode != Mode::act) {
+            end(rollout, "superseded", "observe-only", "the mode is observe: nothing is written");
+            co_return Applied::superseded;
+        }
+        if (!parts_.lease.held()) {
+            co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
+            continue;
+        }
+        const Expected<Json> fresh = co_await parts_.cluster.get(path);
+        if (fresh) {
+            Expected<Workload> workload =
+                decode_workload(rollout->key.kind, fresh->get(), parts_.config.defaults.restart_key);
+            if (workload) {
+                const std::int64_t generation = workload->generation;
+                const bool ours = workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
+                parts_.catalogue.upsert(std::move(*workload));
+                if (ours) {
+                    rollout->row.generation = generation;
+                    rollout->row.applied = parts_.clock.now();
+                    enter(rollout, "rolling");
+                    parts_.ledger.put(rollout->row);
+                    log(rollout, EntryKind::applied, "found", "the marker was already on the object");
+                    ++metrics_.applied;
+                    co_return Applied::yes;
+                }
+                const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+                if (entry != nullptr && !entry->running.usable()) {
+                    const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
+                    if (!pods) {
+                        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
+                        continue;
+                    }
+                }
+                const std::vector<Target> before = rollout->targets;
+                if (still_due(rollout) && rollout->targets == before) {
+                    co_return Applied::refused;
+                }
+                rollout->targets = before;
+                end(rollout, "superseded", "not-due", "its target was not due any more before it was written");
+                co_return Applied::superseded;
+            }
+        } else if (fresh.error().code == "not-found") {
+            end(rollout, "superseded", "workload-gone", "the workload is gone");
+            co_return Applied::superseded;
+        }
+        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
+    }
+    co_return Applied::stopped;
+}
+
+// stopped: not known whether it was written, or the object had changed: look, then again.
+Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
+    const Workload* workload = object(rollout);
+    if (workload == nullptr) {
+        end(rollout, "superseded", "workload-gone", "the workload is gone");
+        co_return Applied::superseded;
+    }
+    if (!may_write()) {
+        co_return Applied::stopped;
+    }
+    const std::string path = rollout->key.path() + "?fieldManager=keeld";
+    const std::string type = "application/merge-patch+json";
+    const std::string body = restart_patch(*workload, rollout->row);
+    const Expected<Json> answer = co_await parts_.cluster.patch(path, type, body);
+    if (answer) {
+        Expected<Workload> fresh =
+            decode_workload(rollout->key.kind, answer->get(), parts_.config.defaults.restart_key);
+        if (fresh) {
+            rollout->row.generation = fresh->generation;
+            parts_.catalogue.upsert(std::move(*fresh));
+        }
+        rollout->row.applied = parts_.clock.now();
+        refused_.erase(rollout->key);
+        enter(rollout, "rolling");
+        parts_.ledger.put(rollout->row);
+        log(rollout, EntryKind::applied, "restart", "the API server accepted the patch");
+        ++metrics_.applied;
+        co_return Applied::yes;
+    }
+    const Error& error = answer.error();
+    if (error.code == "conflict") {
+        ++metrics_.conflicts;
+        co_return Applied::stopped;
+    }
+    if (!nothing_was_written(error)) {
+        co_return Applied::stopped;
+    }
+    auto& [until, times] = refused_[rollout->key];
+    times = std::min(times + 1, 7);
+    until = parts_.clock.now() + Millis{30'000} * (1 << (times - 1));
+    end(rollout, "failed", "refused", "the API server refused the patch: " + error.text);
+    co_return Applied::refused;
+}
+
+Task<void> Rollouts::verify(Handle rollout) {
+    RolloutRow& row = rollout->row;
+    const Workload* workload = object(rollout);
+    if (row.deadline == Time{} && workload != nullptr) {
+        const Millis own = std::chrono::seconds(workload->progress_deadline) + kPullAllowance;
+        row.deadline = row.applied + parts_.config.defaults.deadline.value_or(own);
+        parts_.ledger.put(row);
+    }
+    // The deadline itself runs on the monotonic clock; what is left of it after a restart comes from the wall clock.
+    const Steady::time_point deadline = Steady::now() + (row.deadline - parts_.clock.now());
+    if (row.state != "verifying") {
+        enter(rollout, "verifying");
+        parts_.ledger.put(row);
+    }
+    while (!stopped_) {
+        workload = object(rollout);
+        if (workload == nullptr) {
+            end(rollout, "superseded", "workload-gone", "the workload is gone");
+            co_return;
+        }
+        const bool moved = std::ranges::any_of(rollout->targets, [this](const Target& target) {
+            const TagInfo* info = parts_.tags.find(target.tag);
+            return info != nullptr && info->current != target.to;
+        });
+        if (moved) {
+            end(rollout, "superseded", "tag-moved", "the tag moved again before its pods were proven");
+            co_return;
+        }
+        const bool arrived = workload->generation >= row.generation && workload->rolled_out();
+        const bool late = Steady::now() >= deadline || (workload->deadline_exceeded && workload->observed_generation >= row.generation);
+        Steady::time_point wake = deadline;
+        if (arrived || late) {
+            const Expected<Finding> finding = co_await look_at_pods(rollout, late);
+            if (finding && conclude(rollout, *finding, late)) {
+                co_return;
+            }
+            wake = Steady::now() + kPodInterval;
+        }
+        co_await rollout->changed.wait_until(wake);
+    }
+}
+
+Task<Expected<Finding>> Rollouts::look_at_pods(Handle rollout, bool at_deadline) {
+    const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
+    if (!pods) {
+        co_return tl::unexpected<Error>(pods.error());
+    }
+    std::map<std::string, std::string> platforms;
+    for (const Pod& pod : pods->updated) {
+        const std::string platform = co_await parts_.pods.platform_of(pod.node);
+        platforms[pod.node] = platform;
+        // What they report may be a digest never met before: resolve it, so that content decides.
+        for (const ContainerStatus& status : pod.containers) {
+            const std::optional<Digest> reported = Digest::parse(digest_of_image_id(status.image_id));
+            const auto target = std::ranges::find_if(rollout->targets, [&status](const Target& one) {
+                return one.container == status.name;
+            });
+            if (reported && target != rollout->targets.end() && *reported != target->to) {
+                const Tag tag = target->tag;
+                const std::vector<std::string> wanted = parts_.pods.platforms();
+                const Expected<Content> content = co_await parts_.registry.content(tag, *reported, wanted);
+                (void)content;  // not to be had: cannot tell
+            }
+        }
+    }
+    const auto content = [this](const Digest& digest) { return parts_.registry.known_content(digest); };
+    co_return inspect(pods->updated, rollout->targets, platforms, content, at_deadline);
+}
+
+// What is seen while verifying decides (design.md 5). True: ended.
+bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_deadline) {
+    RolloutRow& row = rollout->row;
+    const std::string counted = std::to_string(finding.proven) + " of " + std::to_string(finding.pods) + " new pods run the target";
+    switch (finding.arrival) {
+        case Arrival::proven:
+            // Beyond the deadline the pods that are there may be well while others are still missing.
+            if (at_deadline && (object(rollout) == nullptr || !object(rollout)->rolled_out())) {
+                end(rollout, "failed", "stalled", counted + "; not all are there by the deadline, and none of them is unwell");
+                return true;
+            }
+            log(rollout, EntryKind::verified, "proven", counted);
+            end(rollout, "done", "proven", counted);
+            return true;
+        case Arrival::later:
+            end(rollout, "superseded", "later-digest", finding.text + ", a later digest of the tag");
+            return true;
+        case Arrival::previous:
+            if (row.attempt < kMaxAttempts) {
+                end(rollout, "superseded", "stale-pull", finding.text + " after the restart: a stale pull, tried once more");
+                return true;
+            }
+            end(rollout, "failed", "stalled", finding.text + " after two restarts: pulls on that node do not get the target");
+            return true;
+        case Arrival::crashing:
+            reject(rollout, finding.text);
+            end(rollout, "failed", "content", finding.text);
+            return true;
+        case Arrival::cannot_tell:
+        case Arrival::on_the_way:
+        case Arrival::unschedulable:
+        case Arrival::not_pulled:
+            if (!at_deadline) {
+                return false;
+            }
+            end(rollout, "failed", "stalled", "deadline passed: " + finding.text + "; not a fault of the content");
+            return true;
+    }
+    return false;
+}
+
+// ---- Small steps ---------------------------------------------------------------------------------------------------
+
+// Judges again; keeps targets and verdict up to date while nothing is intended.
+bool Rollouts::still_due(const Handle& rollout) {
+    const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+    if (entry == nullptr || entry->object.uid != rollout->row.uid) {
+        return false;
+    }
+    rollout->verdict = parts_.judge(*entry);
+    if (rollout->verdict.targets.empty()) {
+        return false;
+    }
+    rollout->targets = rollout->verdict.targets;
+    return true;
+}
+
+const Workload* Rollouts::object(const Handle& rollout) const {
+    const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+    return entry != nullptr && entry->object.uid == rollout->row.uid ? &entry->object : nullptr;
+}
+
+void Rollouts::enter(const Handle& rollout, const std::string& state) { rollout->row.state = state; }
+
+void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& code, const std::string& text) {
+    for (const Target& target : rollout->targets) {
+        Entry entry;
+        entry.at = parts_.clock.now();
+        entry.kind = kind;
+        entry.workload = rollout->row.workload;
+        entry.uid = rollout->row.uid;
+        entry.container = target.container;
+        entry.tag = target.tag.to_string();
+        entry.from = target.from;
+        entry.to = target.to.to_string();
+        entry.rollout = rollout->row.id;
+        entry.code = code;
+        entry.cause = rollout->row.cause;
+        entry.text = text;
+        parts_.ledger.append(std::move(entry));
+    }
+}
+
+void Rollouts::reject(const Handle& rollout, const std::string& text) {
+    for (const Target& target : rollout->targets) {
+        RejectedRow row;
+        row.uid = rollout->row.uid;
+        row.workload = rollout->row.workload;
+        row.tag = target.tag.to_string();
+        row.digest = target.to.to_string();
+        row.rollout = rollout->row.id;
+        row.at = parts_.clock.now();
+        row.text = text;
+        rejected_[rejection_key(row.uid, row.tag, row.digest)] = text;
+        parts_.ledger.put(std::move(row));
+    }
+}
+
+void Rollouts::end(const Handle& rollout, const std::string& state, const std::string& reason,
+                   const std::string& text) {
+    RolloutRow& row = rollout->row;
+    const bool written = row.state != "waiting" && row.state != "preflight";
+    row.state = state;
+    row.reason = reason;
+    row.text = text;
+    row.ended = parts_.clock.now();
+    if (rollout->place && row.applied == Time{} && !written) {
+        pacing_.give_back(row.ns, row.intended);
+    }
+    if (rollout->running) {
+        --running_;
+    }
+    if (written) {
+        parts_.ledger.put(row);
+        log(rollout, EntryKind::outcome, state, reason + ": " + text);
+        ended_[row.uid] = ended_from(row, rollout->targets);
+        metrics_.done += state == "done" ? 1 : 0;
+        metrics_.failed += state == "failed" ? 1 : 0;
+        metrics_.superseded += state == "superseded" ? 1 : 0;
+        metrics_.stalled += reason == "stalled" ? 1 : 0;
+    }
+    active_.erase(rollout->key);
+    parts_.reconsider(rollout->key);
+    wake_waiting();
+}
+
+// Nobody acts on what is not on disk: waits until it is.
+Task<void> Rollouts::make_durable(Handle rollout) {
+    while (!stopped_) {
+        const Expected<void> done = co_await parts_.ledger.durable();
+        if (done) {
+            co_return;
+        }
+        rollout->row.text = done.error().text;
+        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
+    }
+}
+
+}  // namespace keel

@@ -1,0 +1,156 @@
+// Rollouts: one workload going to one target, as a coroutine that reads like the runbook it replaces.
+//
+//   waiting → preflight → rolling → verifying → done, or failed, superseded
+//
+// A rollout is written to the ledger with its intent, before anything is written to the cluster; while it waits it is only
+// computed, so nothing waits for ever. After a restart open rollouts go on from what the object and the ledger say.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/verdict.h"
+#include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/pods.h"
+#include "keeld/catalogue/tags.h"
+#include "keeld/clock.h"
+#include "keeld/cluster/client.h"
+#include "keeld/cluster/lease.h"
+#include "keeld/config.h"
+#include "keeld/ledger/ledger.h"
+#include "keeld/loop.h"
+#include "keeld/policy/judge.h"
+#include "keeld/registry/registry.h"
+#include "keeld/rollout/outcome.h"
+#include "keeld/rollout/pacing.h"
+#include "keeld/signal.h"
+
+namespace keel {
+
+// A closed gate of a due rollout.
+struct ClosedGate {
+    Gate gate = Gate::observe_only;
+    std::optional<Time> until;  // when it opens, if that is known
+    std::string text;
+};
+
+class Rollouts {
+public:
+    // What rollouts need of the rest. References outlive the object.
+    struct Parts {
+        Loop& loop;
+        const Config& config;
+        const Clock& clock;
+        Catalogue& catalogue;
+        Tags& tags;
+        Registry& registry;
+        PodReader& pods;
+        ClusterClient& cluster;
+        Ledger& ledger;
+        Lease& lease;
+        std::function<WorkloadVerdict(const CatalogueEntry&)> judge;
+        // A fresh look at a tag right now, recorded like any other; joins one that is under way.
+        std::function<Task<Expected<Answer>>(Tag)> look_up;
+        // Something about the workload is to be judged again.
+        std::function<void(const WorkloadKey&)> reconsider;
+    };
+
+    explicit Rollouts(Parts parts);
+    ~Rollouts();
+
+    // Goes on with what the ledger has open. To be called once, when workloads are listed.
+    void recover();
+    // A restart of this workload is due. Starts waiting for it, or refreshes what it waits for.
+    void offer(const WorkloadKey& key, const WorkloadVerdict& verdict);
+    // Something changed that a rollout of this workload may be waiting for.
+    void notify(const WorkloadKey& key);
+    // The leadership changed, or a place became free: all waiting rollouts look at their gates.
+    void wake_waiting();
+    // Ends all coroutines at their next step; rows stay open.
+    void stop();
+
+    // Why this very target is not tried again, or null: it failed here (rejected), or it was rolled out and did not
+    // arrive (stalled).
+    [[nodiscard]] const std::string* rejected(const std::string& uid, const Target& target) const;
+    [[nodiscard]] const std::string* stalled(const std::string& uid, const Target& target) const;
+
+    // The gates that keep a due rollout of this workload from starting now.
+    [[nodiscard]] std::vector<ClosedGate> gates(const WorkloadKey& key, const WorkloadVerdict& verdict);
+    // The rollout that is under way or waits, if any.
+    [[nodiscard]] std::optional<RolloutRow> active(const WorkloadKey& key) const;
+    [[nodiscard]] std::vector<RolloutRow> all_active() const;
+    [[nodiscard]] Pacing& pacing() { return pacing_; }
+
+    struct Metrics {
+        std::uint64_t intended = 0;
+        std::uint64_t applied = 0;
+        std::uint64_t done = 0;
+        std::uint64_t failed = 0;
+        std::uint64_t superseded = 0;
+        std::uint64_t stalled = 0;
+        std::uint64_t conflicts = 0;
+    };
+    [[nodiscard]] const Metrics& metrics() const { return metrics_; }
+
+private:
+    struct Active {
+        explicit Active(Loop& loop) : changed(loop) {}
+        WorkloadKey key;
+        RolloutRow row;
+        std::vector<Target> targets;
+        WorkloadVerdict verdict;     // the newest one, while waiting
+        bool recovered = false;      // from the ledger: another run of keeld may have written already
+        bool place = false;          // counted by pacing at row.intended
+        bool running = false;        // past waiting: counts as one of `concurrent`
+        Signal changed;
+    };
+    using Handle = std::shared_ptr<Active>;
+    enum class Applied : std::uint8_t { yes, superseded, refused, stopped };
+
+    void spawn(Handle rollout);
+    Task<void> run(Handle rollout);
+    Task<bool> wait_for_gates(Handle rollout);
+    Task<bool> check_gate_that_counts(Handle rollout);
+    Task<bool> intend(Handle rollout);
+    Task<Applied> apply(Handle rollout);
+    Task<Applied> apply_once(Handle rollout);
+    Task<Applied> look_whether_applied(Handle rollout);
+    Task<void> verify(Handle rollout);
+    Task<Expected<Finding>> look_at_pods(Handle rollout, bool at_deadline);
+    bool conclude(const Handle& rollout, const Finding& finding, bool at_deadline);
+    [[nodiscard]] bool still_due(const Handle& rollout);
+    [[nodiscard]] bool may_write() const;
+    [[nodiscard]] const Workload* object(const Handle& rollout) const;
+    void enter(const Handle& rollout, const std::string& state);
+    void end(const Handle& rollout, const std::string& state, const std::string& reason, const std::string& text);
+    void reject(const Handle& rollout, const std::string& text);
+    void log(const Handle& rollout, EntryKind kind, const std::string& code, const std::string& text);
+    Task<void> make_durable(Handle rollout);
+
+    Parts parts_;
+    Pacing pacing_;
+    std::map<WorkloadKey, Handle> active_;
+    std::map<std::string, std::string> rejected_;  // "uid tag digest" → why
+    struct Ended {
+        std::vector<Target> targets;
+        std::string text;
+        bool final = false;  // these targets are not rolled out again
+        int attempt = 1;     // the next one's number, after a stale pull
+    };
+    static Ended ended_from(const RolloutRow& row, std::vector<Target> targets);
+    std::map<std::string, Ended> ended_;           // uid → the newest
+    std::map<WorkloadKey, std::pair<Time, int>> refused_;  // the API server refused: not before, and how often
+    Metrics metrics_;
+    int running_ = 0;
+    bool stopped_ = false;
+};
+
+// The targets of a row, as the ledger keeps them.
+[[nodiscard]] std::string targets_to_json(const std::vector<Target>& targets);
+[[nodiscard]] std::vector<Target> targets_from_json(const std::string& json);
+
+}  // namespace keel

@@ -62,7 +62,7 @@ class Nginx(Server):
             ("/var/log/nginx/error.log warn", f"{self.folder}/error.log notice"),
             ("/var/log/nginx/access.log", f"{self.folder}/access.log"),
             ("/run/nginx.pid", f"{self.folder}/nginx.pid"),
-            ("zone=keel:16m state=/var/lib/nginx/keel", f"zone=keel:4m state={self.folder}/keel"),
+            ("zone=keel:16m", "zone=keel:4m"),
             ("cache-a", cache),
             ("keys_zone=blobs:64m max_size=50g", "keys_zone=blobs:1m max_size=1g"),
             ("/var/cache/nginx/blobs", f"{self.folder}/blobs"),

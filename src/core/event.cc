@@ -234,7 +234,7 @@ class ObjectReader {
         return std::string(value);
     }
 
-    Time time(const char* key) {
+    Time moment(const char* key) {
         const std::optional<Time> value = parse_time(text(key));
         if (!value) {
             complain(key, "an RFC 3339 time");
@@ -291,8 +291,8 @@ Expected<std::vector<Sighting>> decode_history(const json_t* list, const std::st
         ObjectReader reader(json_array_get(list, i), where + "history[" + std::to_string(i) + "].");
         Sighting sighting;
         sighting.digest = reader.digest("digest");
-        sighting.first_seen = reader.time("first_seen");
-        sighting.last_seen = reader.time("last_seen");
+        sighting.first_seen = reader.moment("first_seen");
+        sighting.last_seen = reader.moment("last_seen");
         if (reader.error()) {
             return tl::unexpected(*reader.error());
         }
@@ -319,8 +319,8 @@ Expected<TagState> decode_state(const json_t* object, const std::string& where) 
     state.pending = reader.optional_digest("pending");
     state.epoch = reader.label("epoch", false);
     state.seq = reader.counter("seq");
-    state.first_seen = reader.time("first_seen");
-    state.last_seen = reader.time("last_seen");
+    state.first_seen = reader.moment("first_seen");
+    state.last_seen = reader.moment("last_seen");
     state.asked_by = reader.one_of("asked_by", kAskers);
     state.node = reader.label("node", true);
     if (reader.error()) {
@@ -353,7 +353,7 @@ Expected<std::optional<TagEvent>> decode_event(const json_t* object, std::size_t
     if (!event.source.starts_with(kSourcePrefix) || event.source.size() == kSourcePrefix.size()) {
         reader.complain("source", "\"/caches/<name>\"");
     }
-    event.time = reader.time("time");
+    event.time = reader.moment("time");
     if (reader.error()) {
         return tl::unexpected(*reader.error());
     }

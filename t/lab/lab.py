@@ -210,7 +210,8 @@ class Lab:
         with undisturbed():
             if self.keeld:
                 self.keeld.stop()
-            if self.nodes and self.api.running():
+            # Without its node a pod does not go away; then the node's own cleaning has to do.
+            if self.nodes and self.api.running() and all(s.running() for node in self.nodes for s in node.servers):
                 with contextlib.suppress(AssertionError, OSError):
                     self.delete_workloads()
             for node in reversed(self.nodes):

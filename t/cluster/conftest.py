@@ -1,0 +1,72 @@
+"""Fixtures over the lab.
+
+    lab             one lab with a node, keeld and the module, shared by the tests of a session
+    control_plane   etcd and an API server with an audit log, no pods
+    namespace       a fresh namespace name in the shared lab, emptied afterwards
+"""
+
+import itertools
+import os
+import signal
+
+import pytest
+
+from lab.kubernetes import ControlPlane
+from lab.lab import Lab, end_on_signals
+from lab.wait import wait_for
+
+_count = itertools.count(1)
+
+
+def pytest_configure(config):
+    end_on_signals()
+
+
+def pytest_unconfigure(config):
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the end of the log of every server of its lab."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Lab):
+                report.sections.append(("servers", value.tails()))
+
+
+def pytest_collection_modifyitems(items):
+    if os.getuid() != 0:
+        for item in items:
+            if {"lab", "namespace"} & set(item.fixturenames):
+                item.add_marker(pytest.mark.skip(reason="a node needs root"))
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """Everything, for tests that leave it as they found it: keeld in mode act, look-ups every second, no pacing."""
+    with Lab(nodes=1, keeld={}, audit=True) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(lab):
+    """An enrolled namespace of this test's own; its workloads are gone afterwards."""
+    name = f"test-{next(_count)}"
+    lab.kube.namespace(name, labels={"keel.sh/enrolled": "true"})
+    yield name
+    for kind in ("cronjobs", "jobs", "deployments", "statefulsets", "daemonsets", "replicasets", "pods"):
+        for item in lab.kube.list(kind, name):
+            lab.kube.delete(kind, name, item["metadata"]["name"], grace=1)
+    wait_for(f"pods of {name} gone", lambda: not lab.kube.list("pods", name), 60)
+    lab.kube.delete("namespaces", None, name)
+
+
+@pytest.fixture
+def control_plane(tmp_path):
+    """etcd and an API server that counts requests; no controllers, so no pods. Needs no root."""
+    with ControlPlane(tmp_path / "cp", controllers=False, audit=True) as plane:
+        yield plane

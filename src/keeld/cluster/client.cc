@@ -259,7 +259,8 @@ Task<Expected<HttpResponse>> ClusterClient::Impl::perform(std::shared_ptr<Impl> 
 
 Task<Expected<Json>> ClusterClient::Impl::decoded(std::shared_ptr<Impl> self, Call call) {
     const std::string what = call.method + " " + path_of(call.path);
-    const Expected<HttpResponse> answer = co_await perform(self, std::move(call), Shape{});
+    Shape shape;
+    const Expected<HttpResponse> answer = co_await perform(self, std::move(call), std::move(shape));
     if (!answer) co_return tl::unexpected<Error>(answer.error());
     Json body = parse_json(answer->body);
     if (body == nullptr) co_return fail("bad-answer", what + ": the answer is no JSON");

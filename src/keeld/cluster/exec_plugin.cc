@@ -5,9 +5,12 @@
 #include <openssl/evp.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+extern "C" {  // glibc 2.36 forgets to say so itself
+#include <sys/pidfd.h>
+}
 
 #include <array>
 #include <boost/asio/as_tuple.hpp>

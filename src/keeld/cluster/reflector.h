@@ -23,7 +23,9 @@ struct ReflectorHandlers {
 
 class Reflector {
   public:
-    Reflector(Loop& loop, ClusterClient& client, std::string path, ReflectorHandlers handlers);
+    // `query`: "fieldSelector=…", already encoded, of list and watch alike; may be empty.
+    Reflector(Loop& loop, ClusterClient& client, std::string path, std::string query,
+              ReflectorHandlers handlers);
     ~Reflector();
 
     // Runs until stop(). Back-off 0.2 s to 30 s with jitter on errors; a plain end of a watch goes

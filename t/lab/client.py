@@ -51,19 +51,34 @@ def plural(kind):
 class Client:
     """One keep-alive connection; not for use by several threads."""
 
-    def __init__(self, host, port, ca, token):
+    def __init__(self, host, port, ca=None, token=None):
+        """Without ca plain HTTP, as `kubectl proxy` serves it."""
         self.host, self.port, self.token = host, port, token
-        self.context = ssl.create_default_context(cafile=str(ca))
+        self.context = ssl.create_default_context(cafile=str(ca)) if ca else None
         self.connection = None
+
+    def another(self):
+        """The same server on a connection of its own, for a thread."""
+        other = Client(self.host, self.port, token=self.token)
+        other.context = self.context
+        return other
+
+    def _connect(self, timeout=30):
+        if self.context:
+            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.context)
+        return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+
+    def _headers(self):
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def request(self, method, path, body=None, content_type="application/json", accept="application/json"):
         """Returns (status, parsed body). A connection that the server has closed is opened again once."""
         payload = None if body is None else (body if isinstance(body, (bytes, str)) else json.dumps(body))
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": accept, "Content-Type": content_type}
+        headers = {**self._headers(), "Accept": accept, "Content-Type": content_type}
         for fresh in (False, True):
             if fresh or self.connection is None:
                 self.close()
-                self.connection = http.client.HTTPSConnection(self.host, self.port, timeout=30, context=self.context)
+                self.connection = self._connect()
             try:
                 self.connection.request(method, path, payload, headers)
                 answer = self.connection.getresponse()
@@ -159,6 +174,20 @@ class Client:
     def wait_rolled_out(self, namespace, name, kind="deployments", deadline=90.0):
         """Waits until the newest generation is what runs, complete and ready."""
         return self.wait_for(f"{kind}/{namespace}/{name} rolled out", kind, namespace, name, rolled_out, deadline)
+
+    def watch(self, kind, namespace, name, timeout=120):
+        """Yields the object now and whenever it changes, until `timeout` seconds without a change (TimeoutError)."""
+        connection = self._connect(timeout)
+        try:
+            query = {"watch": "true", "fieldSelector": f"metadata.name={name}"}
+            connection.request("GET", self.path(kind, namespace, **query), headers=self._headers())
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise ApiError(answer.status, answer.read())
+            for line in answer:
+                yield json.loads(line)["object"]
+        finally:
+            connection.close()
 
     def pods(self, namespace, app):
         """Pods of one workload that are not on their way out."""

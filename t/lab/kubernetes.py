@@ -130,6 +130,27 @@ class ApiServer(Server):
         return found
 
 
+class Proxy(Server):
+    """A cluster that is there already, whatever its kubeconfig needs to get in: kubectl knows all of it."""
+
+    name = "kubectl-proxy"
+
+    def __init__(self, folder, kubeconfig):
+        super().__init__(folder)
+        self.kubeconfig = pathlib.Path(kubeconfig).resolve()
+        self.port = free_port()
+
+    def command(self):
+        return [binary("kubectl"), f"--kubeconfig={self.kubeconfig}", "proxy", f"--port={self.port}"]
+
+    def ready(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/version", timeout=10) as answer:
+            return answer.status == 200
+
+    def client(self):
+        return Client("127.0.0.1", self.port)
+
+
 class _Component(Server):
     def __init__(self, folder, api):
         super().__init__(folder)

@@ -12,7 +12,7 @@ import yaml
 from .client import KINDS, plural
 from .images import Images
 from .keeld import Keeld, merged, new_secret
-from .kubernetes import KEELD, ControlPlane
+from .kubernetes import KEELD, ControlPlane, Proxy
 from .machine import Machine
 from .nginx import Nginx
 from .node import Node
@@ -54,6 +54,8 @@ class Lab:
     cache: registries, and nginx in front of them. module: see Nginx.
     keeld: settings over the lab's own keeld.yaml; None: no keeld. audit: keep the API server's audit log.
     tell: called with a line for each step. keep: leave the folder.
+    cluster: the kubeconfig of a cluster that is there, to be used instead of one of our own; then cache_at is the
+    (host, port) where nginx listens and the nodes ask, and images are named after it.
 
     with Lab(nodes=1) as lab:
         pushed = lab.push("demo/app", "latest", "one")       # → image registry.example/demo/app:latest
@@ -61,22 +63,30 @@ class Lab:
     """
 
     def __init__(self, nodes=1, controllers=True, cache=True, module=True, keeld=None, audit=False, folder=None,
-                 tell=None, keep=False, api_options=None):  # fmt: skip
+                 tell=None, keep=False, api_options=None, cluster=None, cache_at=None):  # fmt: skip
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="ngx-keel-"))
         self.folder.mkdir(exist_ok=True)
         self.folder.chmod(0o711)  # nginx's workers pass through
         self.tell = tell or (lambda line: None)
         self.keep = keep
+        if cluster:
+            nodes = 0
+        self.cache_at = cache_at
+        self.registry = f"{cache_at[0]}:{cache_at[1]}" if cache_at else REGISTRY
         self.machine = Machine() if nodes else None
         self.images = Images(self.folder / "images")
         self.upstream = Registry(self.folder / "registry", "upstream")
         self.pause = f"127.0.0.1:{self.upstream.port}/lab/pause:1"
         self.through = self.nginx = self.keeld = None
         names = [f"node-{number + 1}" for number in range(nodes)]
-        self.plane = ControlPlane(
-            self.folder / "control-plane", controllers, audit=audit, nodes=names, **(api_options or {})
-        )
-        self.api = self.plane.api
+        if cluster:
+            self.plane = None
+            self.api = Proxy(self.folder / "cluster", cluster)
+        else:
+            self.plane = ControlPlane(
+                self.folder / "control-plane", controllers, audit=audit, nodes=names, **(api_options or {})
+            )
+            self.api = self.plane.api
         self.cache, self.module, self.keeld_settings = cache, module, keeld
         self.node_names = names
         self.nodes = []
@@ -89,14 +99,14 @@ class Lab:
 
     @property
     def servers(self):
-        parts = [self.upstream, self.through, self.nginx, *self.plane.servers]
+        parts = [self.upstream, self.through, self.nginx, *(self.plane.servers if self.plane else [self.api])]
         for node in self.nodes:
             parts += node.servers
         return [server for server in [*parts, self.keeld] if server]
 
     def image(self, name):
         """The name that nodes pull through nginx."""
-        return f"{REGISTRY}/{name}"
+        return f"{self.registry}/{name}"
 
     def push(self, repository, tag, version, **options):
         """A new image with that content under the tag, upstream; see Images.push."""
@@ -117,7 +127,7 @@ class Lab:
             self.machine.__enter__()
         self.tell("registry, control plane")
         self.upstream.start()
-        self.plane.start()  # the API server takes longest; the rest comes up meanwhile
+        (self.plane or self.api).start()  # an API server takes longest; the rest comes up meanwhile
         self.upstream.wait_ready()
         self.push("lab/pause", "1", "pause")
         secret = new_secret(self.folder / "events.secret")
@@ -129,16 +139,17 @@ class Lab:
                 self.keeld = Keeld(self.folder / "keeld", {"events": {"secret": str(secret)}})
             self.nginx = Nginx(
                 self.folder / "nginx",
-                {REGISTRY: self.through.port},
+                {self.registry: self.through.port},
                 companion=self.keeld.events_url if self.keeld else None,
                 secret=secret,
                 cache=CACHE,
                 module=self.module,
+                address=self.cache_at,
             )
             self.nginx.start().wait_ready()
-        self.plane.wait_ready()
+        (self.plane or self.api).wait_ready()
         self.kube = self.api.client()
-        mirrors = {REGISTRY: self.nginx.url(REGISTRY) if self.nginx else self.upstream.url}
+        mirrors = {self.registry: self.nginx.url(self.registry) if self.nginx else self.upstream.url}
         if self.node_names:
             self.tell(f"{len(self.node_names)} node{'s' if len(self.node_names) > 1 else ''}")
         for name in self.node_names:
@@ -148,21 +159,21 @@ class Lab:
             node.wait_ready()
         if self.keeld:
             self.tell("keeld")
-            self.grant_keeld()
+            if self.plane:
+                self.grant_keeld()
             self.keeld.write(merged(self.keeld_base(), self.keeld_settings))
             self.keeld.start().wait_ready()
 
     def keeld_base(self):
         """keeld.yaml of a lab: everything that names a part of it."""
+        lookup = {self.registry: self.nginx.lookup_url(self.registry)}
         return {
             "kubernetes": {
-                "kubeconfig": str(self.api.kubeconfig(KEELD)),
+                "kubeconfig": str(self.api.kubeconfig(KEELD) if self.plane else self.api.kubeconfig),
                 "lease": {"namespace": "keel", "name": "keeld"},
             },
-            "caches": [
-                {"name": CACHE, "api": self.nginx.api_url, "lookup": {REGISTRY: self.nginx.lookup_url(REGISTRY)}}
-            ],
-            "registries": {REGISTRY: {"through": CACHE, "upstream": self.upstream.url}},
+            "caches": [{"name": CACHE, "api": self.nginx.api_url, "lookup": lookup}],
+            "registries": {self.registry: {"through": CACHE, "upstream": self.upstream.url}},
             "defaults": {"pollSchedule": "@every 1s"},
             "pacing": "unlimited",
         }
@@ -216,7 +227,7 @@ class Lab:
                     self.delete_workloads()
             for node in reversed(self.nodes):
                 node.stop()
-            self.plane.stop()
+            (self.plane or self.api).stop()
             for server in (self.nginx, self.through, self.upstream):
                 if server:
                     server.stop()

@@ -38,15 +38,17 @@ class Nginx(Server):
     stop_signal = signal.SIGQUIT
     stop_deadline = 5.0
 
-    def __init__(self, folder, registries, companion=None, secret=None, cache="cache-a", module=True, extra=""):
+    def __init__(self, folder, registries, companion=None, secret=None, cache="cache-a", module=True, extra="",
+                 address=None):  # fmt: skip
         """registries: {name: port of the pull-through registry}. companion, secret: URL and file for events.
 
         module: False runs the same configuration without it; or the path of another build. extra: more
-        directives for the http block.
+        directives for the http block. address: (host, port) where nodes ask, instead of a free port on loopback.
         """
         super().__init__(folder)
         self.module = build() / "ngx_keel_module.so" if module is True else module
-        self.nodes = {registry: free_port() for registry in registries}
+        self.host = address[0] if address else "127.0.0.1"
+        self.nodes = {registry: address[1] if address else free_port() for registry in registries}
         self.lookups = {registry: free_port() for registry in registries}
         self.api_port = free_port()
         self.extra = extra
@@ -91,7 +93,7 @@ class Nginx(Server):
             (CONF / "registries/docker.io.conf").read_text(),
             ("docker.io", registry),
             ("docker_io", re.sub(r"\W", "_", registry)),
-            ("listen 5000", f"listen 127.0.0.1:{self.nodes[registry]}"),
+            ("listen 5000", f"listen {self.host}:{self.nodes[registry]}"),
             ("127.0.0.1:5001", f"127.0.0.1:{self.lookups[registry]}"),
             ("127.0.0.1:5002", f"127.0.0.1:{port}"),
         )
@@ -118,10 +120,10 @@ class Nginx(Server):
 
     def through(self, registry):
         """A registry client that asks as a node does (add query=f"?ns={registry}" as containerd does)."""
-        return RegistryClient(self.nodes[registry])
+        return RegistryClient(self.nodes[registry], self.host)
 
     def url(self, registry):
-        return f"http://127.0.0.1:{self.nodes[registry]}"
+        return f"http://{self.host}:{self.nodes[registry]}"
 
     def lookup_url(self, registry):
         return f"http://127.0.0.1:{self.lookups[registry]}"

@@ -10,8 +10,9 @@
 
 namespace keel {
 
-// Called on the loop. A listing is begin, upsert for every object, end; what was known and not
-// upserted between begin and end is gone. Between listings: upsert and remove.
+// Called on the loop, never inside libcurl. A listing is begin, upsert for every object, end; what
+// was known and not upserted between begin and end is gone. A listing that breaks off is followed
+// by another begin, not by end. Between listings: upsert and remove.
 struct ReflectorHandlers {
     std::function<void()> begin;
     std::function<void(const json_t*)> upsert;
@@ -28,8 +29,9 @@ class Reflector {
               ReflectorHandlers handlers);
     ~Reflector();
 
-    // Runs until stop(). Back-off 0.2 s to 30 s with jitter on errors; a plain end of a watch goes
-    // on from the last resourceVersion (bookmarks included); 410 lists again.
+    // Runs until stop(), which may be called at any time. Back-off 0.2 s to 30 s with jitter on
+    // errors; a plain end of a watch goes on from the last resourceVersion (bookmarks included);
+    // 410, and any other answer that a repetition would not mend, lists again.
     [[nodiscard]] Task<void> run();
     void stop();
     [[nodiscard]] bool synced() const;  // one listing has been completed

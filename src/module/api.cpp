@@ -241,8 +241,16 @@ Reply reply_to(ngx_http_request_t* r) {
     if (!(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) {
         return fault(NGX_HTTP_NOT_ALLOWED, "not-allowed", "keel_api is for reading: GET or HEAD");
     }
-    std::string_view path = view(r->uri).substr(location_conf(r)->api_prefix);
-    if (path.starts_with('/')) path.remove_prefix(1);
+    const std::string_view uri = view(r->uri);
+    const std::size_t prefix = location_conf(r)->api_prefix;
+    std::string_view path = uri.size() < prefix ? std::string_view{} : uri.substr(prefix);
+    if (path.empty()) {
+        // A rewrite has led away from the location's own name.
+    } else if (uri[prefix - 1] != '/' && path.starts_with('/')) {
+        path.remove_prefix(1);
+    } else if (uri[prefix - 1] != '/') {
+        path = {};  // "location /keel" and a request for /keelstatus
+    }
     if (path == "status") return status(conf);
     if (path == "tags") return tags(r, conf);
     if (path == "metrics") return metrics(conf);

@@ -137,18 +137,31 @@ std::optional<Counter> judge(ngx_http_request_t* r, Observation& seen) noexcept 
     return std::nullopt;
 }
 
-// A lie in the registry's answer is worth a line; that a client asks narrowly is not.
+// What is worth a line of the log: a registry that lies, one that nobody named, a zone that is
+// full. That a client asks narrowly is not.
+const char* worth_telling(Counter reason) noexcept {
+    switch (reason) {
+        case Counter::unnamed:
+            return "does not count: its registry is not among names= of keel_registry";
+        case Counter::bad_digest:
+            return "does not count: its Docker-Content-Digest is malformed or given twice";
+        case Counter::evicted:
+            return "pushed another tag out of the table: keel_zone is full";
+        case Counter::dropped:
+            return "is not remembered: keel_zone is full";
+        default:
+            return nullptr;
+    }
+}
+
 void tell(ngx_http_request_t* r, Counter reason, const TagRequest& request) noexcept {
     static LogGate gate;
-    if (reason != Counter::bad_digest && reason != Counter::unnamed) return;
-    if (!gate.open()) return;
+    const char* text = worth_telling(reason);
+    if (text == nullptr || !gate.open()) return;
     const ngx_str_t repository = ngx_text(request.repository);
     const ngx_str_t name = ngx_text(request.name);
-    ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                  "keel: the answer for \"%V:%V\" does not count: %s", &repository, &name,
-                  reason == Counter::unnamed
-                      ? "its registry is not among names= of keel_registry"
-                      : "its Docker-Content-Digest is malformed or given twice");
+    ngx_log_error(NGX_LOG_WARN, r->connection->log, 0, "keel: the answer for \"%V:%V\" %s",
+                  &repository, &name, text);
 }
 
 }  // namespace
@@ -200,26 +213,26 @@ void observe_answer(ngx_http_request_t* r) noexcept {
     }
     request->registry = seen.registry;
     seen.now = wall_millis();
+    seen.status = static_cast<unsigned>(r->headers_out.status);
     if (const std::optional<Counter> reason = judge(r, seen)) {
         table.count(*reason);
         tell(r, *reason, *request);
         const bool answered = *reason == Counter::not_ok && r->upstream != nullptr;
-        if (answered) {
-            table.note_answer(seen.registry, static_cast<unsigned>(r->headers_out.status), false,
-                              seen.now);
-        }
+        if (answered) table.note_answer(seen.registry, seen.status, seen.now);
         return;
     }
     seen.repository = request->repository;
     seen.name = request->name;
     seen.node = node_name(r, conf);
-    if (r->headers_in.user_agent != nullptr)
+    if (r->headers_in.user_agent != nullptr) {
         seen.asked_by = asker(view(r->headers_in.user_agent->value));
+    }
     seen.started = request->started;
     seen.monotonic = ngx_current_msec;
     request->outcome = table.observe(seen);
-    if (request->outcome.change != Change::none) request->digest = seen.digest;
-    table.note_answer(seen.registry, static_cast<unsigned>(r->headers_out.status), true, seen.now);
+    const bool counted = request->outcome.change != Change::none;
+    if (counted) request->digest = seen.digest;
+    if (request->outcome.full) tell(r, counted ? Counter::evicted : Counter::dropped, *request);
     if (request->outcome.queued) wake_helper();
 }
 

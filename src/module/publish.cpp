@@ -129,7 +129,7 @@ std::size_t take_batch(Publishing& publishing, Receiver& receiver, std::string& 
     if (!publishing.table.read(cursor.epoch, cursor.acked, receiver.limit, head, records)) return 0;
     if (records.empty()) {
         // What was new has been evicted since.
-        publishing.table.skip_to(receiver.slot, head.epoch, head.seq);
+        publishing.table.skip_to(receiver.slot, receiver.url, head.epoch, head.seq);
         return 0;
     }
     receiver.sent_epoch = cursor.epoch;
@@ -161,7 +161,7 @@ void back_off(Receiver& receiver, ngx_msec_t at_least) noexcept {
 }
 
 void failed(Publishing& publishing, Receiver& receiver, const std::string& why, long retry_after) {
-    publishing.table.report_failure(receiver.slot, why);
+    publishing.table.report_failure(receiver.slot, receiver.url, why);
     back_off(receiver, static_cast<ngx_msec_t>(std::clamp(retry_after, 0L, 60L)) * 1000);
     if (!receiver.log_gate.open()) return;
     ngx_log_error(
@@ -219,8 +219,8 @@ void look(Publishing& publishing) noexcept {
 }
 
 void arrived(Publishing& publishing, Receiver& receiver) noexcept {
-    publishing.table.acknowledge(receiver.slot, receiver.sent_epoch, receiver.sent_seq,
-                                 receiver.sent_events, wall_millis());
+    publishing.table.acknowledge(receiver.slot, receiver.url, receiver.sent_epoch,
+                                 receiver.sent_seq, receiver.sent_events, wall_millis());
     if (receiver.back_off > 0) {
         ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0, "keel_companion \"%s\" takes events again",
                       receiver.url.c_str());
@@ -249,7 +249,7 @@ void on_answer(void* data, std::size_t target, const PublisherAnswer& answer) no
             arrived(publishing, receiver);
         } else if (answer.status == 413 && receiver.sent_events > 1) {
             receiver.limit = receiver.sent_events / 2;
-            publishing.table.report_failure(receiver.slot, explain(answer));
+            publishing.table.report_failure(receiver.slot, receiver.url, explain(answer));
         } else {
             failed(publishing, receiver, explain(answer), answer.retry_after);
         }

@@ -481,15 +481,16 @@ bool began_before_last_change(const Entry& entry, const Observation& seen) noexc
 Outcome first_sight(Locked& locked, const Key& key, const Observation& seen) noexcept {
     Header& header = locked.header();
     const Mutation mutation{header};
+    const std::uint64_t before = header.tags;
     Entry* entry = insert(locked, key, seen, header.seq);
     if (entry == nullptr) {
         add(header, Counter::dropped);
-        return {};
+        return {Change::none, {}, false, true};
     }
     set_current(*entry, seen);
     queue_event(header, *entry, Change::fresh, seen);
     add(header, Counter::fresh);
-    return {Change::fresh, {}, true};
+    return {Change::fresh, {}, true, header.tags <= before};
 }
 
 Outcome same_digest(Header& header, Entry& entry, const Observation& seen) noexcept {
@@ -504,7 +505,7 @@ Outcome same_digest(Header& header, Entry& entry, const Observation& seen) noexc
     entry.pending = -1;
     queue_event(header, entry, Change::cleared, seen);
     add(header, Counter::cleared);
-    return {Change::cleared, current, true};
+    return {Change::same, current, true};
 }
 
 Outcome older_digest(Header& header, Entry& entry, int index, const Observation& seen) noexcept {
@@ -532,12 +533,39 @@ Outcome new_digest(Locked& locked, Entry* entry, const Observation& seen) noexce
     if (seen.digest.bytes().size() > entry->width) entry = widen(locked, entry);
     if (entry == nullptr) {
         add(header, Counter::dropped);
-        return {};
+        return {Change::none, {}, false, true};
     }
     set_current(*entry, seen);
     queue_event(header, *entry, Change::changed, seen);
     add(header, Counter::changed);
     return {Change::changed, before, true};
+}
+
+template <std::size_t N>
+void put_text(char (&to)[N], std::string_view text) noexcept {
+    const std::size_t size = std::min(text.size(), N - 1);
+    std::memcpy(to, text.data(), size);
+    to[size] = '\0';
+}
+
+// Keeps what the registry's answers looked like; a registry beyond the last slot is not kept.
+void note(Header& header, std::string_view registry, unsigned status, bool counted,
+          std::int64_t now) noexcept {
+    for (RegistryState& slot : header.registries) {
+        if (slot.name[0] == '\0') put_text(slot.name, registry);
+        if (std::memcmp(slot.name, registry.data(), registry.size()) != 0 ||
+            slot.name[registry.size()] != '\0') {
+            continue;
+        }
+        slot.last_answer = now;
+        slot.last_status = status;
+        if (counted) ++slot.observed;
+        if (status == 401 || status == 403) ++slot.unauthorized;
+        if (status == 404) ++slot.not_found;
+        if (status == 429) ++slot.throttled;
+        if (status >= 500) ++slot.failed;
+        return;
+    }
 }
 
 // An entry as it was under the lock, to be read at leisure.
@@ -585,13 +613,6 @@ void move_cursor(const Header& header, CompanionState& companion, std::string_vi
     companion.acked = std::max(companion.acked, seq);
 }
 
-template <std::size_t N>
-void put_text(char (&to)[N], std::string_view text) noexcept {
-    const std::size_t size = std::min(text.size(), N - 1);
-    std::memcpy(to, text.data(), size);
-    to[size] = '\0';
-}
-
 }  // namespace
 
 // --- the life of a zone ---
@@ -613,6 +634,7 @@ Outcome Table::observe(const Observation& seen) noexcept {
     const Key key{seen.registry, seen.repository, seen.name};
     Locked locked{pool_};
     Header& header = locked.header();
+    note(header, seen.registry, seen.status, true, seen.now);
     Entry* entry = find(header, key);
     if (entry == nullptr) return seen.only_confirms ? Outcome{} : first_sight(locked, key, seen);
     const int index = find_digest(*entry, seen.digest);
@@ -626,25 +648,9 @@ void Table::count(Counter counter) noexcept {
     add(*header_of(pool_), counter);
 }
 
-void Table::note_answer(std::string_view registry, unsigned status, bool counted,
-                        std::int64_t now) noexcept {
-    if (registry.empty() || registry.size() > kMaxRegistry) return;
+void Table::note_answer(std::string_view registry, unsigned status, std::int64_t now) noexcept {
     const Locked locked{pool_};
-    for (RegistryState& slot : locked.header().registries) {
-        if (slot.name[0] == '\0') put_text(slot.name, registry);
-        if (std::strncmp(slot.name, registry.data(), registry.size()) != 0 ||
-            slot.name[registry.size()] != '\0') {
-            continue;
-        }
-        slot.last_answer = now;
-        slot.last_status = status;
-        if (counted) ++slot.observed;
-        if (status == 401 || status == 403) ++slot.unauthorized;
-        if (status == 404) ++slot.not_found;
-        if (status == 429) ++slot.throttled;
-        if (status >= 500) ++slot.failed;
-        return;
-    }
+    note(locked.header(), registry, status, false, now);
 }
 
 // --- readers ---
@@ -757,29 +763,33 @@ Cursor Table::cursor(int slot) {
     return result;
 }
 
-void Table::acknowledge(int slot, std::string_view epoch, std::uint64_t seq, std::size_t events,
-                        std::int64_t now) noexcept {
+void Table::acknowledge(int slot, std::string_view url, std::string_view epoch, std::uint64_t seq,
+                        std::size_t events, std::int64_t now) noexcept {
     const Locked locked{pool_};
     Header& header = locked.header();
-    CompanionState& companion = header.companions[slot];
-    companion.last_success = now;
-    companion.error[0] = '\0';
     add(header, Counter::batches);
     add(header, Counter::events, events);
+    CompanionState& companion = header.companions[slot];
+    if (url != companion.url) return;
+    companion.last_success = now;
+    companion.error[0] = '\0';
     move_cursor(header, companion, epoch, seq);
 }
 
-void Table::skip_to(int slot, std::string_view epoch, std::uint64_t seq) noexcept {
-    const Locked locked{pool_};
-    move_cursor(locked.header(), locked.header().companions[slot], epoch, seq);
-}
-
-void Table::report_failure(int slot, std::string_view error) noexcept {
+void Table::skip_to(int slot, std::string_view url, std::string_view epoch,
+                    std::uint64_t seq) noexcept {
     const Locked locked{pool_};
     CompanionState& companion = locked.header().companions[slot];
+    if (url == companion.url) move_cursor(locked.header(), companion, epoch, seq);
+}
+
+void Table::report_failure(int slot, std::string_view url, std::string_view error) noexcept {
+    const Locked locked{pool_};
+    add(locked.header(), Counter::publish_failures);
+    CompanionState& companion = locked.header().companions[slot];
+    if (url != companion.url) return;
     ++companion.failures;
     put_text(companion.error, error);
-    add(locked.header(), Counter::publish_failures);
 }
 
 CompanionState Table::companion(std::string_view url) noexcept {

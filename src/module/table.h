@@ -74,13 +74,16 @@ struct Observation {
     std::int64_t now = 0;        // milliseconds since 1970
     ngx_msec_t started = 0;      // when the request came, on nginx's monotonic clock
     ngx_msec_t monotonic = 0;    // now, on the same clock
+    unsigned status = 200;       // of HTTP
     bool only_confirms = false;  // may tell that nothing changed, and nothing else
 };
 
 struct Outcome {
-    Change change = Change::none;  // none: the observation said nothing
-    Digest previous;               // the current digest before it; empty for a new tag
-    bool queued = false;           // there is something to publish
+    Change change =
+        Change::none;     // fresh, changed, same, revert; none: the observation said nothing
+    Digest previous;      // the current digest before it; empty for a new tag
+    bool queued = false;  // there is something to publish
+    bool full = false;    // another tag had to go, or this one found no room
 };
 
 // The zone's counters and identity at one moment.
@@ -141,9 +144,8 @@ class Table {
     // Compares the answer with what is known and remembers it. Any worker, on the pull path.
     Outcome observe(const Observation& observation) noexcept;
     void count(Counter counter) noexcept;
-    // An answer about `registry` that may not have counted. Any worker.
-    void note_answer(std::string_view registry, unsigned status, bool counted,
-                     std::int64_t now) noexcept;
+    // An answer about `registry` that was no observation. Any worker.
+    void note_answer(std::string_view registry, unsigned status, std::int64_t now) noexcept;
 
     [[nodiscard]] Head head();
     [[nodiscard]] ZoneUse use() noexcept;
@@ -163,12 +165,14 @@ class Table {
                             const std::vector<std::string>& configured) noexcept;
     [[nodiscard]] bool has_news(int slot) noexcept;
     [[nodiscard]] Cursor cursor(int slot);
-    // Everything up to `seq` is durable there. Of another epoch: ignored.
-    void acknowledge(int slot, std::string_view epoch, std::uint64_t seq, std::size_t events,
-                     std::int64_t now) noexcept;
+    // Everything up to `seq` is durable there. Ignored when the epoch is over, or when the slot has
+    // been given to another URL: helpers of two configurations live side by side for a moment.
+    void acknowledge(int slot, std::string_view url, std::string_view epoch, std::uint64_t seq,
+                     std::size_t events, std::int64_t now) noexcept;
     // There is nothing up to `seq` any more that the companion lacks.
-    void skip_to(int slot, std::string_view epoch, std::uint64_t seq) noexcept;
-    void report_failure(int slot, std::string_view error) noexcept;
+    void skip_to(int slot, std::string_view url, std::string_view epoch,
+                 std::uint64_t seq) noexcept;
+    void report_failure(int slot, std::string_view url, std::string_view error) noexcept;
     // By URL; nullptr-like (used is false) when the helper has not come round to it. Any process.
     [[nodiscard]] CompanionState companion(std::string_view url) noexcept;
 

@@ -1,0 +1,78 @@
+"""Fixtures of the module's tests: real nginx, real registries, a real receiver.
+
+    upstream    docker-registry that takes pushes; shared by the session, so each test has its own repository
+    through     docker-registry pulling through to it
+    repository  a repository name of this test's own
+    cache       makes a Cache (see cache.py), started; its log must hold no [alert], [emerg] or [crit] when the test ends
+    receiver    takes events and checks their signatures
+    faulty      an upstream that answers what it is told to
+"""
+
+import itertools
+
+import pytest
+from cache import Cache, Receiver, Upstream
+
+from lab.registry import Registry
+
+_count = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def upstream(tmp_path_factory):
+    with Registry(tmp_path_factory.mktemp("upstream"), "upstream") as registry:
+        yield registry
+
+
+@pytest.fixture(scope="session")
+def through(tmp_path_factory, upstream):
+    with Registry(tmp_path_factory.mktemp("through"), "through", proxy_of=upstream.url) as registry:
+        yield registry
+
+
+@pytest.fixture
+def repository():
+    return f"test/app-{next(_count)}"
+
+
+@pytest.fixture
+def receiver():
+    server = Receiver().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def faulty():
+    server = Upstream()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def cache(tmp_path, upstream, request):
+    made = []
+
+    def make(upstream_port=None, start=True, **options):
+        server = Cache(tmp_path / f"nginx-{len(made)}", upstream_port or upstream.port, **options)
+        made.append(server)
+        return server.start().wait_ready() if start else server
+
+    yield make
+    for server in made:
+        server.stop()
+    for server in made:
+        assert not server.complaints()
+        assert "keel: a process died" not in server.errors()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the end of nginx's log."""
+    outcome = yield
+    report = outcome.get_result()
+    make = getattr(item, "funcargs", {}).get("cache")
+    if report.failed and make:
+        for server in make.__closure__[0].cell_contents if make.__closure__ else []:
+            if isinstance(server, Cache):
+                report.sections.append(("nginx", server.tail()))

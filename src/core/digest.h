@@ -25,7 +25,8 @@ class Digest {
     // Exactly `sha256:` + 64 or `sha512:` + 128 lower-case hex digits; anything else is nullopt.
     // Never throws.
     [[nodiscard]] static std::optional<Digest> parse(std::string_view text) noexcept;
-    // Of raw bytes as bytes() gave them; empty when their number is not the algorithm's. Never throws.
+    // Of raw bytes as bytes() gave them; empty when their number is not the algorithm's. Never
+    // throws.
     [[nodiscard]] static Digest from_bytes(Algorithm algorithm,
                                            std::span<const std::uint8_t> bytes) noexcept;
 

@@ -56,7 +56,7 @@ struct TagEvent {
 };
 
 inline constexpr std::size_t kMaxBatchEvents = 100;
-inline constexpr std::size_t kMaxBatchBytes = 64 * 1024;
+inline constexpr std::size_t kMaxBatchBytes = 65'536;
 
 // The JSON of one state; a new reference. With `history` only where asked for. Null when memory is
 // short. What came from outside (epoch, node) is cut to 255 bytes, and bytes that are no printable

@@ -395,13 +395,13 @@ std::optional<Tag> Reference::tag() const {
 }  // namespace keel
 
 std::size_t std::hash<keel::Tag>::operator()(const keel::Tag& tag) const noexcept {
-    constexpr std::hash<std::string_view> hash_text;
+    constexpr std::hash<std::string_view> kHashText;
     std::size_t value = 0;
     for (const std::string_view part :
          {std::string_view(tag.registry), std::string_view(tag.repository),
           std::string_view(tag.name)}) {
         // Boost's hash_combine: order counts, and equal parts do not cancel out.
-        value ^= hash_text(part) + 0x9e3779b97f4a7c15U + (value << 6) + (value >> 2);
+        value ^= kHashText(part) + 0x9e3779b97f4a7c15U + (value << 6) + (value >> 2);
     }
     return value;
 }

@@ -21,7 +21,7 @@ constexpr std::string_view kSecretPrefix = "whsec_";
 constexpr std::string_view kVersion = "v1,";
 constexpr std::size_t kMinSecret = 24;
 constexpr std::size_t kMaxSecret = 64;
-constexpr std::size_t kMaxSecretFile = 64 * 1024;
+constexpr std::size_t kMaxSecretFile = 65'536;
 constexpr std::size_t kMac = 32;
 constexpr std::size_t kMacText = 44;  // base64 of kMac bytes, padding included
 

@@ -101,6 +101,19 @@ TEST(Digest, is_a_key) {
     EXPECT_EQ(set.size(), 3U);
 }
 
+TEST(Digest, comes_back_from_its_bytes) {
+    for (const std::string& text : {"sha256:" + kHex64, "sha512:" + kHex64 + kHex64}) {
+        const Digest digest = *Digest::parse(text);
+        const auto bytes = digest.bytes();
+        EXPECT_EQ(Digest::from_bytes(digest.algorithm(), bytes), digest);
+        EXPECT_TRUE(Digest::from_bytes(digest.algorithm(), bytes.subspan(1)).empty());
+        EXPECT_TRUE(Digest::from_bytes(Digest::Algorithm::none, bytes).empty());
+    }
+    const Digest one = *Digest::parse("sha256:" + kHex64);
+    EXPECT_TRUE(Digest::from_bytes(Digest::Algorithm::sha512, one.bytes()).empty());
+    EXPECT_EQ(Digest::from_bytes(Digest::Algorithm::none, {}), Digest());
+}
+
 TEST(Digest, may_lie_in_shared_memory) {
     EXPECT_TRUE(std::is_trivially_copyable_v<Digest>);
     EXPECT_TRUE(std::is_standard_layout_v<Digest>);

@@ -1,5 +1,6 @@
 #include "core/digest.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace keel {
@@ -59,7 +60,7 @@ Digest Digest::from_bytes(Algorithm algorithm, std::span<const std::uint8_t> byt
     if (digest.bytes().size() != bytes.size()) {
         return {};
     }
-    std::memcpy(digest.bytes_.data(), bytes.data(), bytes.size());
+    std::copy(bytes.begin(), bytes.end(), digest.bytes_.begin());
     return digest;
 }
 

@@ -13,7 +13,7 @@ namespace keel::ngx {
 namespace {
 
 constexpr long kConnectTimeout = 5'000;    // milliseconds
-constexpr long kTimeout = 30'000;          // for one batch, milliseconds
+constexpr long kTimeout = 10'000;          // for one batch, milliseconds
 constexpr std::size_t kMaxAnswer = 65536;  // bytes of an answer's body, all of them ignored
 constexpr long kMaxIdleConnections = 8;
 

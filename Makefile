@@ -65,6 +65,11 @@ core_packages    := jansson libcrypto
 keeld_packages   := jansson libssl libcrypto libcurl libpcre2-8 sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
 keelctl_packages := jansson libcrypto libcurl fmt
 
+# A machine with ccache compiles what it has compiled before in no time.
+ifeq ($(origin CXX),default)
+CXX := $(if $(shell command -v ccache),ccache )g++
+endif
+
 CXXFLAGS ?= -O2 -g
 warnings := -Wall -Wextra -Werror
 common    = -std=c++20 $(CXXFLAGS) $(warnings) -fPIC -pthread -Isrc -DKEEL_VERSION='"$(VERSION)"'

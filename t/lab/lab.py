@@ -56,6 +56,8 @@ class Lab:
     tell: called with a line for each step. keep: leave the folder.
     cluster: the kubeconfig of a cluster that is there, to be used instead of one of our own; then cache_at is the
     (host, port) where nginx listens and the nodes ask, and images are named after it.
+    before_keeld: called with the lab when everything but keeld runs. before_stop: when keeld has
+    ended and nothing else has.
 
     with Lab(nodes=1) as lab:
         pushed = lab.push("demo/app", "latest", "one")       # → image registry.example/demo/app:latest
@@ -63,7 +65,8 @@ class Lab:
     """
 
     def __init__(self, nodes=1, controllers=True, cache=True, module=True, keeld=None, audit=False, folder=None,
-                 tell=None, keep=False, api_options=None, cluster=None, cache_at=None):  # fmt: skip
+                 tell=None, keep=False, api_options=None, cluster=None, cache_at=None,
+                 before_keeld=None, before_stop=None):  # fmt: skip
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="ngx-keel-"))
         self.folder.mkdir(exist_ok=True)
         self.folder.chmod(0o711)  # nginx's workers pass through
@@ -71,7 +74,7 @@ class Lab:
         self.keep = keep
         if cluster:
             nodes = 0
-        self.cache_at = cache_at
+        self.cache_at, self.before_keeld, self.before_stop = cache_at, before_keeld, before_stop
         self.registry = f"{cache_at[0]}:{cache_at[1]}" if cache_at else REGISTRY
         self.machine = Machine() if nodes else None
         self.images = Images(self.folder / "images")
@@ -157,6 +160,8 @@ class Lab:
             self.nodes[-1].start()
         for node in self.nodes:
             node.wait_ready()
+        if self.before_keeld:
+            self.before_keeld(self)
         if self.keeld:
             self.tell("keeld")
             if self.plane:
@@ -221,6 +226,11 @@ class Lab:
         with undisturbed():
             if self.keeld:
                 self.keeld.stop()
+            if self.before_stop:
+                try:
+                    self.before_stop(self)
+                except (AssertionError, OSError) as error:
+                    print(f"not cleaned up: {error}", file=sys.stderr)
             # Without its node a pod does not go away; then the node's own cleaning has to do.
             if self.nodes and self.api.running() and all(s.running() for node in self.nodes for s in node.servers):
                 with contextlib.suppress(AssertionError, OSError):

@@ -87,6 +87,7 @@ unit_src    := $(call find,t/unit,*.cc)
 bench_src   := $(call find,t/bench,*.cc)
 fuzz_src    := $(call find,t/fuzz,*_fuzz.cc)
 keeld_lib   := $(filter-out src/keeld/main.cc,$(keeld_src))
+keelctl_lib := $(filter-out src/keelctl/main.cc,$(keelctl_src))
 
 compile = @mkdir -p $(@D) && echo "  c++  $<" && $(CXX) $(common) $(1) -MMD -MP -c -o $@ $<
 link    = @mkdir -p $(@D) && echo "  link $@" && $(CXX) $(CXXFLAGS) -pthread -o $@ $(filter %.o %.a,$^) $(LDFLAGS) $(1)
@@ -108,12 +109,14 @@ $(BUILD)/libkeel_core.a: $(call objs,$(core_src))
 	@rm -f $@ && ar rcs $@ $^
 $(BUILD)/libkeeld.a: $(call objs,$(keeld_lib))
 	@rm -f $@ && ar rcs $@ $^
+$(BUILD)/libkeelctl.a: $(call objs,$(keelctl_lib))
+	@rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/keeld: $(call objs,$(filter src/keeld/main.cc,$(keeld_src))) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs $(keeld_packages)))
-$(BUILD)/keelctl: $(call objs,$(keelctl_src)) $(BUILD)/libkeel_core.a
+$(BUILD)/keelctl: $(call objs,$(filter src/keelctl/main.cc,$(keelctl_src))) $(BUILD)/libkeelctl.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs $(keelctl_packages)))
-$(BUILD)/unit_tests: $(call objs,$(unit_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
+$(BUILD)/unit_tests: $(call objs,$(unit_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeelctl.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)))
 $(BUILD)/micro_bench: $(call objs,$(bench_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs benchmark $(keeld_packages)) -lbenchmark_main)

@@ -1,0 +1,409 @@
+#include "keelctl/commands.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "keelctl/client.h"
+#include "keelctl/show.h"
+
+namespace keel::ctl {
+namespace {
+
+constexpr std::size_t kHistoryLines = 50;
+constexpr std::size_t kRolloutLines = 50;
+
+constexpr const char* kAbout = "Asks keeld what it sees, what it decided and why. Reads only.";
+
+constexpr const char* kFooter = R"(Exit codes:
+  0  fine
+  1  something needs attention: status has problems, why says blocked or does not know the workload
+  2  could not tell: keeld is not reachable or refused the question, or the command line is wrong
+
+Where keeld is, the first of:
+  --server, the environment variable KEELD_URL, unix:/run/keeld/keeld.sock
+
+Output:
+  Tables are for people and may change. "-o json" prints keeld's own objects: one object for status and why,
+  {"items": [...], "next": ...} for lists, newest first, all pages joined ("next" is null when nothing was left out);
+  one object a line with --follow. Times are UTC. Colours appear on a terminal only, and not when NO_COLOR is set.
+
+Examples:
+  keelctl status                                  is everything all right? (exit 1 if not)
+  keelctl why Deployment/website/blog             what holds for it, and what happens next
+  keelctl workloads --verdict blocked             everything that waits for somebody
+  keelctl history Deployment/website/blog --since 24h
+  keelctl history --follow --kind applied         every restart as it happens
+  keelctl -o json tags | jq -r '.items[].tag'     for scripts
+  KEELD_URL=http://127.0.0.1:9095 keelctl status  a keeld that listens elsewhere
+
+"keelctl COMMAND --help" tells more about each command.)";
+
+constexpr const char* kWhyFooter =
+    R"(WORKLOAD is KIND/NAMESPACE/NAME; kinds are Deployment (deploy), StatefulSet (sts), DaemonSet (ds) and CronJob (cj).
+
+Verdicts:
+  roll     it goes to the target shown; gates say what it still waits for
+  current  nothing that its policy allows is newer
+  blocked  something newer exists or may exist, and the sentence says why it is not taken
+  ignore   not enrolled, vetoed, or without a tag to follow
+
+Exit codes: 0 roll, current or ignore; 1 blocked, or keeld knows no such workload; 2 could not tell.
+
+Example:
+  keelctl why deploy/website/blog)";
+
+constexpr const char* kStatusFooter =
+    R"(Exit codes: 0 no problems; 1 at least one problem, each with what is done about it; 2 could not tell.
+
+Example:
+  keelctl status || echo "keeld needs attention")";
+
+constexpr const char* kListFooter =
+    "Exit codes: 0 answered, also with an empty list; 2 could not tell.";
+
+constexpr const char* kHistoryFooter =
+    R"(Lines are in the order in which things happened, the newest last. Kinds:
+  observed, received   what a cache, a look-up or an event told of a tag
+  decided, refused     what follows from it, or does not
+  intended, applied    a rollout that is about to be written, and that was
+  verified, outcome    what the new pods run, and how the rollout ended
+  started              keeld itself
+
+Exit codes: 0 answered; 2 could not tell (also when keeld goes away during --follow).
+
+Examples:
+  keelctl history --since 2026-11-22T12:00:00Z
+  keelctl history StatefulSet/db/main --kind refused --limit 0)";
+
+struct Options {
+    std::string server;
+    std::string output = "table";
+    bool wide = false;
+    std::string workload;
+    std::string ns;
+    std::string verdict;
+    std::string reason;
+    std::size_t limit = 0;
+    std::string since;
+    std::string kind;
+    bool follow = false;
+};
+
+// "deploy/website/blog" in the API's spelling. Errors: "usage".
+Expected<std::string> workload_name(const std::string& text) {
+    struct Kind {
+        std::string_view name;
+        std::array<std::string_view, 3> words;
+    };
+    constexpr std::array<Kind, 4> kKinds{{
+        {"Deployment", {"deployment", "deployments", "deploy"}},
+        {"StatefulSet", {"statefulset", "statefulsets", "sts"}},
+        {"DaemonSet", {"daemonset", "daemonsets", "ds"}},
+        {"CronJob", {"cronjob", "cronjobs", "cj"}},
+    }};
+    const auto first = text.find('/');
+    const auto second = first == std::string::npos ? first : text.find('/', first + 1);
+    const bool whole = second != std::string::npos && first > 0 && second > first + 1 &&
+                       second + 1 < text.size() && text.find('/', second + 1) == std::string::npos;
+    if (!whole) {
+        return fail("usage", "\"" + text +
+                                 "\" is not a workload; expected KIND/NAMESPACE/NAME, for example "
+                                 "Deployment/website/blog");
+    }
+    std::string kind = text.substr(0, first);
+    std::transform(kind.begin(), kind.end(), kind.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    for (const Kind& each : kKinds) {
+        if (std::find(each.words.begin(), each.words.end(), kind) != each.words.end()) {
+            return std::string(each.name) + text.substr(first);
+        }
+    }
+    return fail(
+        "usage",
+        "\"" + text.substr(0, first) +
+            "\" is not a kind that keeld looks at; expected Deployment, StatefulSet, DaemonSet "
+            "or CronJob");
+}
+
+// A time, or how long ago. Errors: "usage".
+Expected<Time> since_time(const std::string& text, Time now) {
+    if (const auto time = parse_time(text)) return *time;
+    if (const auto ago = parse_duration(text)) return now - *ago;
+    return fail("usage", "--since: \"" + text +
+                             "\" is neither a time such as 2026-11-22T12:00:00Z nor a duration "
+                             "such as 90s, 2h or 7d");
+}
+
+class Session {
+  public:
+    Session(Client client, const Options& options, const Environment& environment,
+            std::ostream& out, std::ostream& err)
+        : client_(std::move(client)),
+          options_(options),
+          environment_(environment),
+          out_(out),
+          err_(err) {}
+
+    int status();
+    int why();
+    int workloads();
+    int tags();
+    int rollouts();
+    int history();
+
+  private:
+    using Show = std::string (*)(const json_t*, const Style&);
+
+    [[nodiscard]] bool json() const { return options_.output == "json"; }
+    [[nodiscard]] Style style() const {
+        return {.paint = Painter(environment_.colours),
+                .wide = options_.wide,
+                .now = environment_.now()};
+    }
+    int failed(const Error& error);
+    void print(const Answer& answer, Show show);
+    int list(const std::string& path, const Query& query, Show show);
+    int follow(Query query);
+    void print_lines(const json_t* list, bool with_header);
+
+    Client client_;
+    const Options& options_;
+    const Environment& environment_;
+    std::ostream& out_;
+    std::ostream& err_;
+};
+
+int Session::failed(const Error& error) {
+    err_ << "keelctl: " << printable(error.text) << "\n";
+    return kUnknown;
+}
+
+void Session::print(const Answer& answer, Show show) {
+    if (!json()) {
+        out_ << show(answer.root.get(), style());
+        return;
+    }
+    out_ << answer.body;
+    if (!answer.body.ends_with('\n')) out_ << "\n";
+}
+
+int Session::status() {
+    const auto answer = client_.get("/v1/status", {});
+    if (!answer) return failed(answer.error());
+    print(*answer, show_status);
+    const json_t* problems = json_object_get(answer->root.get(), "problems");
+    if (!json_is_array(problems))
+        return failed(
+            Error{"bad-answer", "keeld's status does not say whether there are problems"});
+    return json_array_size(problems) == 0 ? kFine : kAttention;
+}
+
+int Session::why() {
+    const auto name = workload_name(options_.workload);
+    if (!name) return failed(name.error());
+    std::string path = "/v1/workloads";
+    for (std::size_t from = 0; from != std::string::npos;) {
+        const auto to = name->find('/', from);
+        path += "/" + Client::escape(name->substr(from, to == std::string::npos ? to : to - from));
+        from = to == std::string::npos ? to : to + 1;
+    }
+    const auto answer = client_.get(path, {});
+    if (!answer) {
+        failed(answer.error());
+        return answer.error().code == "not-found" ? kAttention : kUnknown;
+    }
+    print(*answer, show_workload);
+    return text_of(answer->root.get(), "verdict") == "blocked" ? kAttention : kFine;
+}
+
+int Session::list(const std::string& path, const Query& query, Show show) {
+    const auto answer = client_.list(path, query, options_.limit);
+    if (!answer) return failed(answer.error());
+    print(*answer, show);
+    return kFine;
+}
+
+int Session::workloads() {
+    return list(
+        "/v1/workloads",
+        {{"namespace", options_.ns}, {"verdict", options_.verdict}, {"reason", options_.reason}},
+        show_workloads);
+}
+
+int Session::tags() {
+    return list("/v1/tags", {}, show_tags);
+}
+
+int Session::rollouts() {
+    std::string workload;
+    if (!options_.workload.empty()) {
+        const auto name = workload_name(options_.workload);
+        if (!name) return failed(name.error());
+        workload = *name;
+    }
+    return list("/v1/rollouts", {{"workload", workload}}, show_rollouts);
+}
+
+int Session::history() {
+    Query query{{"kind", options_.kind}};
+    if (!options_.workload.empty()) {
+        const auto name = workload_name(options_.workload);
+        if (!name) return failed(name.error());
+        query.emplace_back("workload", *name);
+    }
+    if (!options_.since.empty()) {
+        const auto since = since_time(options_.since, environment_.now());
+        if (!since) return failed(since.error());
+        query.emplace_back("since", format_time(*since));
+    }
+    if (options_.follow) return follow(std::move(query));
+    return list("/v1/ledger", query,
+                [](const json_t* items, const Style& style) { return show_history(items, style); });
+}
+
+// What was there first, then what comes: the entries with a higher number than the last one
+// printed.
+int Session::follow(Query query) {
+    std::uint64_t last = 0;
+    bool first = true;
+    do {
+        const auto answer = client_.list("/v1/ledger", query, first ? options_.limit : 0);
+        if (!answer) return failed(answer.error());
+        const json_t* items = json_object_get(answer->root.get(), "items");
+        const Json fresh(json_pack("{s:[]}", "items"));
+        std::string newest;
+        for (std::size_t i = 0; i < json_array_size(items); ++i) {
+            json_t* item = json_array_get(items, i);
+            const std::string_view text = text_of(item, "seq");
+            std::uint64_t seq = 0;
+            std::from_chars(text.data(), text.data() + text.size(), seq);
+            if (seq <= last) break;
+            json_array_append(json_object_get(fresh.get(), "items"), item);
+        }
+        const json_t* head = json_array_get(items, 0);
+        const std::string_view seq = text_of(head, "seq");
+        std::from_chars(seq.data(), seq.data() + seq.size(), last);
+        print_lines(fresh.get(), first);
+        // From now on only what can be new is asked for; the newest entry's own time stays in,
+        // since others may share it.
+        if (const std::string_view at = text_of(head, "at"); !at.empty()) {
+            std::erase_if(query, [](const auto& each) { return each.first == "since"; });
+            query.emplace_back("since", std::string(at));
+        }
+        first = false;
+    } while (environment_.pause());
+    return kFine;
+}
+
+void Session::print_lines(const json_t* list, bool with_header) {
+    const json_t* items = json_object_get(list, "items");
+    if (!json()) {
+        out_ << show_history(list, style(), with_header);
+    } else {
+        for (std::size_t i = json_array_size(items); i > 0; --i)
+            out_ << dump(json_array_get(items, i - 1)) << "\n";
+    }
+    out_.flush();
+}
+
+std::string server_of(const Options& options, const Environment& environment) {
+    if (!options.server.empty()) return options.server;
+    return environment.server.empty() ? std::string(kDefaultServer) : environment.server;
+}
+
+}  // namespace
+
+int run(int argc, const char* const* argv, const Environment& environment, std::ostream& out,
+        std::ostream& err) {
+    Options options;
+    int (Session::*command)() = nullptr;
+
+    CLI::App app(kAbout, "keelctl");
+    app.footer(kFooter);
+    app.fallthrough();
+    app.require_subcommand(0, 1);
+    app.set_version_flag("--version", "keelctl " KEEL_VERSION "\n");
+    app.add_option("--server", options.server,
+                   "where keeld listens: unix:/PATH or http://HOST:PORT")
+        ->type_name("URL");
+    app.add_option("-o,--output", options.output, "table for people, json for programs")
+        ->check(CLI::IsMember({"table", "json"}))
+        ->type_name("")
+        ->capture_default_str();
+    app.add_flag("--wide", options.wide, "digests in full");
+
+    const auto add = [&](const char* name, const char* about, const char* footer,
+                         int (Session::*action)()) {
+        CLI::App* sub = app.add_subcommand(name, about);
+        sub->footer(footer);
+        sub->callback([&command, action] { command = action; });
+        return sub;
+    };
+    const auto add_limit = [&](CLI::App* sub, std::size_t otherwise) {
+        // The default depends on the command, so it is set when that is known.
+        auto* limit = sub->add_option("--limit", options.limit,
+                                      "the newest so many; 0: all (default " +
+                                          std::to_string(otherwise) + ")")
+                          ->type_name("N");
+        sub->preparse_callback([&options, otherwise](std::size_t) { options.limit = otherwise; });
+        return limit;
+    };
+
+    add("status", "mode, caches, cluster, pacing, and what is wrong", kStatusFooter,
+        &Session::status);
+    CLI::App* why = add("why", "the verdict on one workload, its reasons and what happens next",
+                        kWhyFooter, &Session::why);
+    why->add_option("WORKLOAD", options.workload, "KIND/NAMESPACE/NAME")->required();
+    CLI::App* workloads =
+        add("workloads", "every workload with its verdict", kListFooter, &Session::workloads);
+    workloads->add_option("-n,--namespace", options.ns, "only of this namespace")
+        ->type_name("NAME");
+    workloads->add_option("--verdict", options.verdict, "only with this verdict")
+        ->check(CLI::IsMember({"roll", "current", "blocked", "ignore"}))
+        ->type_name("");
+    workloads->add_option("--reason", options.reason, "only with this reason code")
+        ->type_name("CODE");
+    add("tags", "every tag in use: its digest, since when, and who confirmed it when", kListFooter,
+        &Session::tags);
+    CLI::App* history = add("history", "the ledger: observed, decided, intended, applied, verified",
+                            kHistoryFooter, &Session::history);
+    history->add_option("WORKLOAD", options.workload, "only of this one: KIND/NAMESPACE/NAME");
+    add_limit(history, kHistoryLines);
+    history
+        ->add_option("--since", options.since, "only later ones: a time, or a duration such as 2h")
+        ->type_name("TIME");
+    history->add_option("--kind", options.kind, "only of this kind (listed below)")
+        ->type_name("KIND");
+    history->add_flag("-f,--follow", options.follow, "go on with what comes, until interrupted");
+    CLI::App* rollouts = add("rollouts", "rollouts, open and ended, the newest first", kListFooter,
+                             &Session::rollouts);
+    rollouts->add_option("WORKLOAD", options.workload, "only of this one: KIND/NAMESPACE/NAME");
+    add_limit(rollouts, kRolloutLines);
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error, out, err) == 0 ? kFine : kUnknown;
+    }
+    if (command == nullptr) {
+        err << app.help();
+        return kUnknown;
+    }
+    auto client = Client::open(server_of(options, environment));
+    if (!client) {
+        err << "keelctl: " << printable(client.error().text) << "\n";
+        return kUnknown;
+    }
+    Session session(std::move(*client), options, environment, out, err);
+    return (session.*command)();
+}
+
+}  // namespace keel::ctl

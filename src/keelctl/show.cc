@@ -1,0 +1,350 @@
+#include "keelctl/show.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <vector>
+
+namespace keel::ctl {
+namespace {
+
+std::string digest_text(std::string_view digest, const Style& style) {
+    return printable(style.wide ? std::string(digest) : short_digest(digest));
+}
+
+// A time member with its age, or `otherwise`.
+std::string when_of(const json_t* object, const char* key, const Style& style,
+                    const std::string& otherwise = "never") {
+    const auto time = parse_time(text_of(object, key));
+    return time ? when(*time, style.now) : otherwise;
+}
+
+std::string age_of(const json_t* object, const char* key, const Style& style) {
+    const auto time = parse_time(text_of(object, key));
+    return time ? age(*time, style.now) : "-";
+}
+
+// "2026-11-22 12:00:00Z" of a log line; its age is the next column.
+std::string at_of(const json_t* object, const char* key) {
+    const auto time = parse_time(text_of(object, key));
+    if (!time) return "-";
+    std::string text = format_time(*time);
+    text.replace(text.find('T'), 1, " ");
+    return text;
+}
+
+// Any JSON value in one line, where the shape is not known beforehand.
+std::string any(const json_t* value, const Style& style) {
+    if (json_is_string(value)) {
+        const std::string_view text = text_of(value);
+        if (const auto time = parse_time(text)) return when(*time, style.now);
+        return digest_text(text, style);
+    }
+    if (json_is_boolean(value)) return json_is_true(value) ? "yes" : "no";
+    if (value == nullptr || json_is_null(value)) return "-";
+    if (json_is_object(value)) {
+        std::string result;
+        const char* key = nullptr;
+        json_t* member = nullptr;
+        json_object_foreach(const_cast<json_t*>(value), key, member) {
+            if (json_is_null(member)) continue;
+            if (!result.empty()) result += ", ";
+            std::string name = printable(key);
+            std::replace(name.begin(), name.end(), '_', ' ');
+            result += name + " " + any(member, style);
+        }
+        return result.empty() ? "-" : result;
+    }
+    if (json_is_array(value)) {
+        std::string result;
+        for (std::size_t i = 0; i < json_array_size(value); ++i) {
+            if (i > 0) result += ", ";
+            result += any(json_array_get(value, i), style);
+        }
+        return result.empty() ? "-" : result;
+    }
+    return printable(dump(value));
+}
+
+bool holds_objects(const json_t* value) {
+    if (json_is_array(value)) return json_is_object(json_array_get(value, 0));
+    const char* key = nullptr;
+    json_t* member = nullptr;
+    json_object_foreach(const_cast<json_t*>(value), key, member) {
+        if (json_is_object(member)) return true;
+    }
+    return false;
+}
+
+// One member of the status: a line, or an indented line for each of what it holds.
+std::string status_section(const char* key, const json_t* value, const Style& style) {
+    constexpr std::size_t kName = 12;
+    std::string name = printable(key);
+    std::string line = style.paint(Colour::bold, name);
+    line.append(name.size() < kName ? kName - name.size() : 1, ' ');
+    if (!holds_objects(value)) return line + any(value, style) + "\n";
+    std::string result;
+    const auto add = [&](const std::string& text) {
+        result += result.empty() ? line : std::string(std::max(kName, name.size() + 1), ' ');
+        result += text + "\n";
+    };
+    for (std::size_t i = 0; i < json_array_size(value); ++i)
+        add(any(json_array_get(value, i), style));
+    const char* inner = nullptr;
+    json_t* member = nullptr;
+    json_object_foreach(const_cast<json_t*>(value), inner, member) {
+        add(printable(inner) + ": " + any(member, style));
+    }
+    return result;
+}
+
+Cell word(std::string_view text) {
+    return {std::string(text), colour_of(text)};
+}
+
+// "sha256:aa → sha256:bb"
+std::string move_text(const json_t* object, const Style& style) {
+    const std::string from = digest_text(text_of(object, "from"), style);
+    const std::string to = digest_text(text_of(object, "to"), style);
+    if (from.empty() || to.empty()) return from + to;
+    return from + " → " + to;
+}
+
+template <class Visit>
+void each_item(const json_t* list, const char* key, const Visit& visit) {
+    const json_t* items = json_object_get(list, key);
+    for (std::size_t i = 0; i < json_array_size(items); ++i)
+        visit(json_array_get(items, i));
+}
+
+// --- why ---
+
+void add_line(Table& table, const char* name, const std::string& text) {
+    if (!text.empty()) table.add({Cell(name, Colour::dim), text});
+}
+
+std::string running_text(const json_t* container, const Style& style) {
+    std::string result;
+    each_item(container, "running", [&](const json_t* image) {
+        if (!result.empty()) result += "; ";
+        const std::string_view digest = text_of(image, "digest");
+        result += digest.empty() ? "(unknown content)" : digest_text(digest, style);
+        if (const json_t* pods = json_object_get(image, "pods"); json_is_integer(pods)) {
+            const auto count = json_integer_value(pods);
+            result += " in " + std::to_string(count) + (count == 1 ? " pod" : " pods");
+        }
+        if (const auto since = parse_time(text_of(image, "since")))
+            result += ", as of " + when(*since, style.now);
+    });
+    return result;
+}
+
+std::string target_text(const json_t* container, const char* key, const Style& style) {
+    const json_t* target = json_object_get(container, key);
+    if (!json_is_object(target)) return {};
+    std::string result =
+        printable(text_of(target, "name")) + " at " + digest_text(text_of(target, "digest"), style);
+    if (const auto seen = parse_time(text_of(target, "seen")))
+        result += ", seen " + when(*seen, style.now);
+    return result;
+}
+
+std::string setting_text(const json_t* setting) {
+    const std::string_view value = text_of(setting, "value");
+    if (value.empty()) return {};
+    std::string result = printable(value) + ", from " + printable(text_of(setting, "layer"));
+    std::string losers;
+    each_item(setting, "overridden", [&](const json_t* loser) {
+        losers += losers.empty() ? "; overrides " : ", ";
+        losers += json_is_object(loser) ? printable(text_of(loser, "value")) + " of " +
+                                              printable(text_of(loser, "layer"))
+                                        : printable(text_of(loser));
+    });
+    return result + losers;
+}
+
+std::string freshness_text(const json_t* container, const Style& style) {
+    const json_t* freshness = json_object_get(container, "freshness");
+    if (!json_is_object(freshness)) return {};
+    std::string result = "confirmed " + when_of(freshness, "confirmed", style);
+    if (const auto by = text_of(freshness, "by"); !by.empty()) result += " by " + printable(by);
+    if (const auto failure = text_of(freshness, "failure"); !failure.empty()) {
+        result += "; last failure: " + printable(failure);
+    }
+    return result;
+}
+
+std::string show_container(const json_t* container, const Style& style) {
+    const std::string_view verdict = text_of(container, "verdict");
+    std::string result = "  " + style.paint(Colour::bold, printable(text_of(container, "name")));
+    if (json_is_true(json_object_get(container, "init"))) result += " (init)";
+    result += ": " + style.paint(colour_of(verdict), printable(verdict)) + " (" +
+              printable(text_of(container, "reason")) + ")\n";
+    Table table({"", ""});
+    add_line(table, "because", std::string(text_of(container, "sentence")));
+    add_line(table, "reference", std::string(text_of(container, "reference")));
+    add_line(table, "tag", std::string(text_of(container, "tag")));
+    add_line(table, "running", running_text(container, style));
+    add_line(table, "target", target_text(container, "target", style));
+    add_line(table, "newest", target_text(container, "newest", style));
+    const json_t* settings = json_object_get(container, "settings");
+    const char* key = nullptr;
+    json_t* setting = nullptr;
+    json_object_foreach(const_cast<json_t*>(settings), key, setting) {
+        add_line(table, printable(key).c_str(), setting_text(setting));
+    }
+    add_line(table, "freshness", freshness_text(container, style));
+    return result + table.print(style.paint, "    ", false);
+}
+
+std::string show_gates(const json_t* workload, const Style& style) {
+    Table table({"", "", ""});
+    each_item(workload, "gates", [&](const json_t* gate) {
+        const bool open = json_is_true(json_object_get(gate, "open"));
+        std::string text(text_of(gate, "text"));
+        if (const auto until = parse_time(text_of(gate, "until"))) {
+            text += (text.empty() ? "until " : "; until ") + when(*until, style.now);
+        }
+        table.add({std::string(text_of(gate, "gate")),
+                   open ? Cell("open", Colour::green) : Cell("closed", Colour::yellow), text});
+    });
+    if (table.empty()) return {};
+    return style.paint(Colour::bold, "gates") + "\n" + table.print(style.paint, "  ", false);
+}
+
+std::string targets_text(const json_t* rollout, const Style& style) {
+    std::string result;
+    each_item(rollout, "targets", [&](const json_t* target) {
+        if (!result.empty()) result += ", ";
+        result += printable(text_of(target, "container")) + ": " + move_text(target, style);
+    });
+    return result;
+}
+
+std::string show_rollout(const json_t* rollout, const Style& style) {
+    const std::string_view state = text_of(rollout, "state");
+    if (!json_is_object(rollout)) return {};
+    std::string result = style.paint(Colour::bold, "rollout") + " " +
+                         printable(text_of(rollout, "id")) + ": " +
+                         style.paint(colour_of(state), printable(state));
+    if (const auto reason = text_of(rollout, "reason"); !reason.empty())
+        result += " (" + printable(reason) + ")";
+    result += "\n";
+    Table table({"", ""});
+    add_line(table, "text", std::string(text_of(rollout, "text")));
+    add_line(table, "targets", targets_text(rollout, style));
+    add_line(table, "cause", std::string(text_of(rollout, "cause")));
+    for (const char* key : {"created", "intended", "applied", "deadline", "ended"}) {
+        add_line(table, key, when_of(rollout, key, style, ""));
+    }
+    return result + table.print(style.paint, "    ", false);
+}
+
+}  // namespace
+
+std::string show_status(const json_t* status, const Style& style) {
+    std::string result;
+    const char* key = nullptr;
+    json_t* value = nullptr;
+    json_object_foreach(const_cast<json_t*>(status), key, value) {
+        if (std::string_view(key) != "problems") result += status_section(key, value, style);
+    }
+    const json_t* problems = json_object_get(status, "problems");
+    if (json_array_size(problems) == 0)
+        return result + style.paint(Colour::green, "no problems") + "\n";
+    const std::size_t count = json_array_size(problems);
+    result +=
+        style.paint(Colour::red, std::to_string(count) + (count == 1 ? " problem" : " problems")) +
+        "\n";
+    each_item(status, "problems", [&](const json_t* problem) {
+        result += "  " + style.paint(Colour::red, printable(text_of(problem, "code"))) + "  " +
+                  printable(text_of(problem, "text")) + "\n";
+        result += "    since " + when_of(problem, "since", style) + "\n";
+        if (const auto next = text_of(problem, "next"); !next.empty())
+            result += "    next: " + printable(next) + "\n";
+    });
+    return result;
+}
+
+std::string show_workload(const json_t* workload, const Style& style) {
+    const std::string_view verdict = text_of(workload, "verdict");
+    std::string result = style.paint(Colour::bold, printable(text_of(workload, "workload"))) +
+                         ": " + style.paint(colour_of(verdict), printable(verdict)) + " (" +
+                         printable(text_of(workload, "reason")) + ")\n";
+    Table table({"", ""});
+    add_line(table, "because", std::string(text_of(workload, "sentence")));
+    add_line(table, "next", std::string(text_of(workload, "next")));
+    add_line(table, "enrolled by", std::string(text_of(workload, "enrolled_by")));
+    result += table.print(style.paint, "  ", false);
+    result += style.paint(Colour::bold, "containers") + "\n";
+    each_item(workload, "containers",
+              [&](const json_t* container) { result += show_container(container, style); });
+    result += show_rollout(json_object_get(workload, "rollout"), style);
+    return result + show_gates(workload, style);
+}
+
+std::string show_workloads(const json_t* list, const Style& style) {
+    Table table({"WORKLOAD", "VERDICT", "REASON", "ENROLLED BY", "IMAGES"});
+    each_item(list, "items", [&](const json_t* item) {
+        std::string images;
+        each_item(item, "containers", [&](const json_t* container) {
+            images += images.empty() ? "" : ", ";
+            images += printable(text_of(container, "reference"));
+        });
+        table.add({std::string(text_of(item, "workload")), word(text_of(item, "verdict")),
+                   std::string(text_of(item, "reason")), std::string(text_of(item, "enrolled_by")),
+                   images});
+    });
+    return table.print(style.paint);
+}
+
+std::string show_tags(const json_t* list, const Style& style) {
+    Table table({"TAG", "DIGEST", "KIND", "SINCE", "CONFIRMED", "BY", "WORKLOADS", "REMARK"});
+    each_item(list, "items", [&](const json_t* item) {
+        std::string remark;
+        if (const auto pending = text_of(item, "pending"); !pending.empty()) {
+            remark = "going back to " + digest_text(pending, style) + ", unconfirmed";
+        }
+        const std::string_view failure = text_of(item, "failure");
+        if (!failure.empty()) remark += (remark.empty() ? "" : "; ") + std::string(failure);
+        const std::size_t consumers = json_array_size(json_object_get(item, "workloads"));
+        table.add({std::string(text_of(item, "tag")), digest_text(text_of(item, "digest"), style),
+                   std::string(text_of(item, "kind")), age_of(item, "since", style),
+                   age_of(item, "confirmed", style), std::string(text_of(item, "confirmed_by")),
+                   std::to_string(consumers),
+                   Cell(remark, failure.empty() ? Colour::yellow : Colour::red)});
+    });
+    return table.print(style.paint);
+}
+
+std::string show_rollouts(const json_t* list, const Style& style) {
+    Table table({"CREATED", "AGE", "ROLLOUT", "WORKLOAD", "STATE", "REASON", "TARGETS"});
+    each_item(list, "items", [&](const json_t* item) {
+        table.add({at_of(item, "created"), age_of(item, "created", style),
+                   std::string(text_of(item, "id")), std::string(text_of(item, "workload")),
+                   word(text_of(item, "state")), std::string(text_of(item, "reason")),
+                   targets_text(item, style)});
+    });
+    return table.print(style.paint);
+}
+
+std::string show_history(const json_t* list, const Style& style, bool with_header) {
+    Table table({"AT", "AGE", "KIND", "ABOUT", "CODE", "CHANGE", "TEXT"});
+    const json_t* items = json_object_get(list, "items");
+    for (std::size_t i = json_array_size(items); i > 0; --i) {
+        const json_t* item = json_array_get(items, i - 1);
+        std::string about(text_of(item, "workload"));
+        const std::string_view container = text_of(item, "container");
+        if (!about.empty() && !container.empty()) about.append(" ").append(container);
+        if (about.empty()) about = text_of(item, "tag");
+        std::string text(text_of(item, "text"));
+        const std::string_view cause = text_of(item, "cause");
+        if (text.empty() && !cause.empty()) text.append("by ").append(cause);
+        table.add({at_of(item, "at"), age_of(item, "at", style), word(text_of(item, "kind")), about,
+                   std::string(text_of(item, "code")), move_text(item, style), text});
+    }
+    return table.print(style.paint, "", with_header);
+}
+
+}  // namespace keel::ctl

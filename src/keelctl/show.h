@@ -1,0 +1,29 @@
+// keeld's objects (those below /v1/) as text for people. Fields that are unknown or absent never
+// hurt.
+#pragma once
+
+#include <string>
+
+#include "core/time.h"
+#include "keelctl/json.h"
+#include "keelctl/text.h"
+
+namespace keel::ctl {
+
+struct Style {
+    Painter paint{false};
+    bool wide = false;  // digests in full
+    Time now;
+};
+
+[[nodiscard]] std::string show_status(const json_t* status, const Style& style);
+[[nodiscard]] std::string show_workload(const json_t* workload, const Style& style);
+// Lists: the object with "items".
+[[nodiscard]] std::string show_workloads(const json_t* list, const Style& style);
+[[nodiscard]] std::string show_tags(const json_t* list, const Style& style);
+[[nodiscard]] std::string show_rollouts(const json_t* list, const Style& style);
+// Oldest first, as a log is read; `with_header` as Table has it.
+[[nodiscard]] std::string show_history(const json_t* list, const Style& style,
+                                       bool with_header = true);
+
+}  // namespace keel::ctl

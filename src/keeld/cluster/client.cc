@@ -160,10 +160,6 @@ class EventStream {
 
 }  // namespace
 
-void JsonDelete::operator()(json_t* value) const {
-    json_decref(value);
-}
-
 std::string query_escape(std::string_view text) {
     char* escaped = curl_easy_escape(nullptr, text.data(), static_cast<int>(text.size()));
     std::string copy{escaped != nullptr ? escaped : ""};

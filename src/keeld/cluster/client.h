@@ -11,17 +11,10 @@
 #include "core/time.h"
 #include "keeld/cluster/access.h"
 #include "keeld/http/client.h"
+#include "keeld/json.h"
 #include "keeld/loop.h"
 
-struct json_t;
-
 namespace keel {
-
-// A jansson value that this pointer owns.
-struct JsonDelete {
-    void operator()(json_t* value) const;
-};
-using Json = std::unique_ptr<json_t, JsonDelete>;
 
 // Text for a URL's query: everything but letters, digits and -._~ as %XX.
 [[nodiscard]] std::string query_escape(std::string_view text);

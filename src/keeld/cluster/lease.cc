@@ -42,8 +42,9 @@ json_t* member(json_t* parent, const char* key) {
 
 struct Lease::State {
     State(Loop& on, ClusterClient& of, LeaseOptions with)
-        : loop(on), client(of), options(std::move(with)), stop(on), deadline(on) {
+        : loop(on), client(of), options(std::move(with)), stop(on), deadline(on), ended(on) {
         stop.expires_at(Steady::time_point::max());
+        ended.expires_at(Steady::time_point::max());
         collection = "/apis/coordination.k8s.io/v1/namespaces/" + options.ns + "/leases";
     }
 
@@ -54,7 +55,9 @@ struct Lease::State {
     std::function<void()> changed;
     asio::steady_timer stop;      // its cancellation: the end of run()
     asio::steady_timer deadline;  // of the last renewal
+    asio::steady_timer ended;     // its cancellation: run() has ended
     bool stopped = false;
+    bool running = false;
 
     Json lease;                        // as last read or written; null: to be read
     std::string record;                // its spec, to notice that somebody renewed
@@ -102,6 +105,15 @@ bool Lease::State::held() const {
 
 Task<void> Lease::State::run(std::shared_ptr<State> self) {
     using namespace asio::experimental::awaitable_operators;
+    struct Running {
+        State& state;
+        explicit Running(State& of) : state(of) { state.running = true; }
+        ~Running() {
+            state.running = false;
+            state.ended.cancel();
+        }
+    };
+    const Running running{*self};
     auto either = guarded(self) || wait_for_stop(self);
     co_await std::move(either);
     if (self->failure) std::rethrow_exception(std::exchange(self->failure, nullptr));
@@ -217,15 +229,20 @@ Task<Expected<void>> Lease::State::write(std::shared_ptr<State> self) {
 }
 
 Task<void> Lease::State::release(std::shared_ptr<State> self) {
-    const bool had = self->ours && self->lease != nullptr;
+    if (self->running) co_await self->ended.async_wait(asio::as_tuple(asio::use_awaitable));
+    const bool had = self->ours;
     self->lost();
     if (!had) co_return;
-    json_t* spec = spec_of(self->lease);
-    json_object_del(spec, "holderIdentity");
-    json_object_set_new(spec, "leaseDurationSeconds", json_integer(1));
-    json_object_set_new(spec, "renewTime", json_string(micro_time().c_str()));
-    const Expected<void> written = co_await write(self);
-    if (!written) self->problem = written.error().text;
+    // Read first: what run() was just writing may have been applied.
+    Expected<void> done = co_await read(self);
+    if (done && self->holder == self->options.identity) {
+        json_t* spec = spec_of(self->lease);
+        json_object_del(spec, "holderIdentity");
+        json_object_set_new(spec, "leaseDurationSeconds", json_integer(1));
+        json_object_set_new(spec, "renewTime", json_string(micro_time().c_str()));
+        done = co_await write(self);
+    }
+    if (!done) self->problem = done.error().text;
     self->lease.reset();
 }
 

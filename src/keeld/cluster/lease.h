@@ -37,8 +37,8 @@ class Lease {
     // Acquires and renews until stop(). Creates the Lease when absent. `changed` is called on the
     // loop whenever held() changes, by itself too when the renew deadline passes.
     [[nodiscard]] Task<void> run(std::function<void()> changed);
-    // Gives the Lease back (no holderIdentity) so that another takes over at once. To be awaited
-    // after run() has ended.
+    // Gives the Lease back (no holderIdentity) so that another takes over at once. After stop();
+    // waits until run() has ended.
     [[nodiscard]] Task<void> release();
     void stop();
 

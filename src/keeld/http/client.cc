@@ -28,7 +28,8 @@ namespace keel {
 namespace {
 
 constexpr int kMaxRedirects = 5;
-constexpr long kMaxKeptConnections = 64;
+// libcurl counts those in use as well, and keeps none once there are more.
+constexpr long kMaxKeptConnections = 256;
 constexpr long kCaCacheSeconds = 60;  // a CA file that was replaced is noticed within this time
 // A peer that acknowledges nothing for so long is gone: libcurl would go on using a connection that
 // multiplexes requests, as it only ever ends the streams on it.

@@ -79,9 +79,9 @@ class RegistryClient:
         return digest
 
     def put_manifest(self, repository, reference, manifest):
-        """Puts a manifest (bytes or a JSON object that names its mediaType) and returns its digest."""
+        """Puts a manifest (bytes or a JSON object) and returns its digest. One without mediaType is an OCI image."""
         data = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
-        kind = json.loads(data)["mediaType"]
+        kind = json.loads(data).get("mediaType", OCI_MANIFEST)
         path = f"/v2/{repository}/manifests/{reference or sha256(data)}"
         status, _, body = self.request("PUT", path, data, {"Content-Type": kind})
         assert status == 201, f"manifest to {repository}: {status} {body!r}"

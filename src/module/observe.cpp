@@ -1,7 +1,7 @@
 #include "module/observe.h"
 
-#include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "core/manifest_request.h"
 #include "core/reference.h"
@@ -15,8 +15,10 @@ constexpr std::string_view kDigestHeader = "Docker-Content-Digest";
 // Does nothing: its address marks the pool cleanup whose data is the TagRequest.
 void marker(void*) noexcept {}
 
+// Almost everybody spells a header as its specification does: one memcmp decides.
 bool is_header(const ngx_table_elt_t& header, std::string_view name) noexcept {
-    return header.hash != 0 && header.key.len == name.size() &&
+    if (header.key.len != name.size() || header.hash == 0) return false;
+    return std::memcmp(header.key.data, name.data(), name.size()) == 0 ||
            ngx_strncasecmp(header.key.data,
                            reinterpret_cast<u_char*>(const_cast<char*>(name.data())),
                            name.size()) == 0;
@@ -31,6 +33,15 @@ void for_each_header(ngx_list_t& headers, Visit visit) noexcept {
         for (ngx_uint_t i = 0; i < part->nelts; ++i)
             visit(lines[i]);
     }
+}
+
+// Blobs and manifests by digest, most of what a cache serves, are told by one byte: a ':' before 64
+// or 128 characters is in no repository and in no tag.
+bool ends_in_digest(std::string_view path) noexcept {
+    constexpr std::size_t kSha256 = 65;
+    constexpr std::size_t kSha512 = 129;
+    return (path.size() > kSha256 && path[path.size() - kSha256] == ':') ||
+           (path.size() > kSha512 && path[path.size() - kSha512] == ':');
 }
 
 // --- is it an observation? ---
@@ -55,16 +66,45 @@ bool comes_from_cache(const ngx_http_request_t* r) noexcept {
     return false;
 }
 
+// A cluster's nodes all send the same Accept line: the last one that was complete is recognised by
+// a memcmp. Of this process; a line is either this one or it is parsed.
+struct KnownAccept {
+    std::array<char, 512> line;
+    std::size_t size = 0;
+
+    [[nodiscard]] bool is(std::string_view text) const noexcept {
+        return size != 0 && text.size() == size && std::memcmp(line.data(), text.data(), size) == 0;
+    }
+    void set(std::string_view text) noexcept {
+        if (text.size() > line.size()) return;
+        std::memcpy(line.data(), text.data(), text.size());
+        size = text.size();
+    }
+};
+
 bool accepts_all_types(ngx_http_request_t* r) noexcept {
+    static KnownAccept known;
     AcceptedTypes accepted;
+    bool complete = false;
     for_each_header(r->headers_in.headers, [&](const ngx_table_elt_t& header) {
-        if (is_header(header, "Accept")) accepted.add_line(view(header.value));
+        if (complete || !is_header(header, "Accept")) return;
+        const std::string_view line = view(header.value);
+        if (known.is(line)) {
+            complete = true;
+            return;
+        }
+        AcceptedTypes alone;
+        alone.add_line(line);
+        if (alone.complete()) known.set(line);
+        accepted.add_line(line);
+        complete = accepted.complete();
     });
-    return accepted.complete();
+    return complete;
 }
 
 struct AnswerDigest {
     Digest digest;
+    std::string_view text;
     bool present = false;
     bool bad = false;  // malformed, or two that differ
 };
@@ -75,7 +115,10 @@ AnswerDigest answer_digest(ngx_http_request_t* r) noexcept {
         if (!is_header(header, kDigestHeader)) return;
         const std::optional<Digest> digest = Digest::parse(view(header.value));
         if (!digest || (result.present && *digest != result.digest)) result.bad = true;
-        if (digest) result.digest = *digest;
+        if (digest) {
+            result.digest = *digest;
+            result.text = view(header.value);
+        }
         result.present = true;
     });
     return result;
@@ -118,7 +161,8 @@ std::string_view node_name(ngx_http_request_t* r, const LocationConf& conf) noex
 // --- the decision, one row of the table after the other ---
 
 // Why the answer does not count; nothing when it does, and `seen` is filled.
-std::optional<Counter> judge(ngx_http_request_t* r, Observation& seen) noexcept {
+std::optional<Counter> judge(ngx_http_request_t* r, Observation& seen,
+                             std::string_view& digest_text) noexcept {
     const ngx_uint_t status = r->headers_out.status;
     if (status != NGX_HTTP_OK && status != NGX_HTTP_NOT_MODIFIED) return Counter::not_ok;
     if (r->headers_in.range != nullptr) return Counter::ranged;
@@ -134,6 +178,7 @@ std::optional<Counter> judge(ngx_http_request_t* r, Observation& seen) noexcept 
     if (answer.bad) return Counter::bad_digest;
     if (!answer.present) return Counter::no_digest;
     seen.digest = answer.digest;
+    digest_text = answer.text;
     return std::nullopt;
 }
 
@@ -182,6 +227,7 @@ TagRequest* tag_request(ngx_http_request_t* r) noexcept {
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
     if (r != r->main || r->internal || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD)))
         return NGX_DECLINED;
+    if (ends_in_digest(view(r->uri))) return NGX_DECLINED;
     const std::optional<ManifestPath> path = parse_manifest_path(view(r->uri));
     if (!path || path->by_digest || is_signature_tag(path->reference)) return NGX_DECLINED;
     if (path->repository.size() > kMaxRepository || path->reference.size() > kMaxName)
@@ -214,7 +260,8 @@ void observe_answer(ngx_http_request_t* r) noexcept {
     request->registry = seen.registry;
     seen.now = wall_millis();
     seen.status = static_cast<unsigned>(r->headers_out.status);
-    if (const std::optional<Counter> reason = judge(r, seen)) {
+    std::string_view digest_text;
+    if (const std::optional<Counter> reason = judge(r, seen, digest_text)) {
         table.count(*reason);
         tell(r, *reason, *request);
         const bool answered = *reason == Counter::not_ok && r->upstream != nullptr;
@@ -231,7 +278,7 @@ void observe_answer(ngx_http_request_t* r) noexcept {
     seen.monotonic = ngx_current_msec;
     request->outcome = table.observe(seen);
     const bool counted = request->outcome.change != Change::none;
-    if (counted) request->digest = seen.digest;
+    if (counted) request->digest = digest_text;
     if (request->outcome.full) tell(r, counted ? Counter::evicted : Counter::dropped, *request);
     if (request->outcome.queued) wake_helper();
 }

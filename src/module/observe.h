@@ -20,7 +20,7 @@ struct TagRequest {
     std::string_view name;
     ngx_msec_t started = 0;     // on nginx's monotonic clock
     std::string_view registry;  // once an observing location has answered
-    Digest digest;              // once an answer has counted
+    std::string_view digest;    // the answer's header, once it has counted
     Outcome outcome;
 };
 

@@ -24,7 +24,7 @@ std::string_view field_of(ngx_http_request_t* r, const TagRequest& request, Fiel
         case Field::name:
             return request.name;
         case Field::digest:
-            return digest_text(r, request.digest);
+            return request.digest;
         case Field::previous:
             return digest_text(r, request.outcome.previous);
         case Field::change:

@@ -330,7 +330,7 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     app.footer(kFooter);
     app.fallthrough();
     app.require_subcommand(0, 1);
-    app.set_version_flag("--version", "keelctl " KEEL_VERSION "\n");
+    app.set_version_flag("--version", "keelctl " KEEL_VERSION);
     app.add_option("--server", options.server,
                    "where keeld listens: unix:/PATH or http://HOST:PORT")
         ->type_name("URL");

@@ -95,6 +95,7 @@ class Lab:
         self.nodes = []
         self.kube = None
         self.stopped = False
+        self.last_words = ""  # of the servers, when they could not be started
 
     @property
     def node(self):
@@ -120,7 +121,7 @@ class Lab:
         try:
             self._start()
         except BaseException:
-            print(self.tails(), file=sys.stderr)
+            self.last_words = self.tails()
             self.stop()
             raise
         return self
@@ -250,7 +251,11 @@ class Lab:
         return "\n".join(server.tail() for server in self.servers)
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except Exception:
+            print(self.last_words, file=sys.stderr)
+            raise
 
     def __exit__(self, kind, *_):
         if kind is not None and not issubclass(kind, KeyboardInterrupt):

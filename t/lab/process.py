@@ -108,7 +108,7 @@ class Server:
         if not self.log.exists():
             return f"--- {self.name}: no log"
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
-        return "\n".join([f"--- {self.name} ({self.log})", *text])
+        return "\n".join([f"--- {self.name} ({self.log})", *(line[:400] for line in text)])
 
     def __enter__(self):
         try:

@@ -134,7 +134,7 @@ class Registry(Server, RegistryClient):
         RegistryClient.__init__(self, free_port())
         config = {
             "version": 0.1,
-            "log": {"level": "info"},
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": f"{self.folder}/{name}"}, "delete": {"enabled": True}},
             "http": {"addr": f"127.0.0.1:{self.port}"},
         }

@@ -241,6 +241,57 @@ tl::unexpected<Error> unusable(const std::string& path, const Error& cause) {
                               "one and only observes");
 }
 
+struct Found {
+    bool empty = false;  // nothing in it yet
+    int schema = 0;
+};
+
+// Whose database it is, before anything that would change it.
+Expected<Found> inspect(Database& database, const std::string& path) {
+    const auto application = database.value("PRAGMA application_id");
+    if (!application) return unusable(path, application.error());
+    const auto tables = database.value("SELECT count(*) FROM sqlite_master");
+    if (!tables) return unusable(path, tables.error());
+    Found found;
+    found.empty = *tables == "0";
+    if (found.empty) return found;
+    if (*application != std::to_string(kLedgerApplication)) {
+        return fail("ledger",
+                    path + ": is another program's database; give keeld a ledger.path of its own");
+    }
+    const auto schema = database.value("SELECT value FROM meta WHERE key = 'schema'");
+    if (!schema) return unusable(path, schema.error());
+    const char* end = schema->data() + schema->size();
+    if (std::from_chars(schema->data(), end, found.schema).ec != std::errc()) {
+        return unusable(path, Error{"ledger", "its schema number is missing"});
+    }
+    if (found.schema > kLedgerSchema) {
+        return fail("ledger", path + ": newer than this keeld (schema " + *schema +
+                                  ", this one knows " + std::to_string(kLedgerSchema) +
+                                  "); use the keeld that wrote it, or a later one");
+    }
+    return found;
+}
+
+// The tables that decisions rest on; the log itself may be large, and a hole in it misleads nobody.
+Expected<void> check_state(Database& database, const std::string& path) {
+    for (const char* table : {"rollouts", "rejected", "tags", "sightings", "cursors"}) {
+        const auto check = database.value(std::string("PRAGMA quick_check(") + table + ")");
+        if (!check) return unusable(path, check.error());
+        if (*check != "ok") {
+            return unusable(path, Error{"ledger", std::string(table) + ": " + *check});
+        }
+    }
+    return {};
+}
+
+// A ledger reached by two names is still one.
+std::string real_path(const std::string& path) {
+    std::error_code ignored;
+    const auto canonical = std::filesystem::weakly_canonical(path, ignored);
+    return ignored ? path : canonical.string();
+}
+
 }  // namespace
 
 std::string_view to_string(EntryKind kind) {
@@ -334,30 +385,9 @@ class Ledger::Impl {
 };
 
 Expected<void> Ledger::Impl::prepare() {
-    // Whose it is comes before anything that would change it.
-    const auto application = database_.value("PRAGMA application_id");
-    if (!application) return unusable(path_, application.error());
-    const auto tables = database_.value("SELECT count(*) FROM sqlite_master");
-    if (!tables) return unusable(path_, tables.error());
-    created_ = *tables == "0";
-    if (!created_ && *application != std::to_string(kLedgerApplication)) {
-        return fail("ledger",
-                    path_ + ": is another program's database; give keeld a ledger.path of its own");
-    }
-    int schema = 0;
-    if (!created_) {
-        const auto value = database_.value("SELECT value FROM meta WHERE key = 'schema'");
-        if (!value) return unusable(path_, value.error());
-        if (std::from_chars(value->data(), value->data() + value->size(), schema).ec !=
-            std::errc()) {
-            return unusable(path_, Error{"ledger", "its schema number is missing"});
-        }
-    }
-    if (schema > kLedgerSchema) {
-        return fail("ledger", path_ + ": newer than this keeld (schema " + std::to_string(schema) +
-                                  ", this one knows " + std::to_string(kLedgerSchema) +
-                                  "); use the keeld that wrote it, or a later one");
-    }
+    const auto found = inspect(database_, path_);
+    if (!found) return tl::unexpected(found.error());
+    created_ = found->empty;
 
     const auto journal = database_.value("PRAGMA journal_mode = WAL");
     if (!journal) return unusable(path_, journal.error());
@@ -372,18 +402,11 @@ Expected<void> Ledger::Impl::prepare() {
         "4194304; "
         "PRAGMA trusted_schema = OFF");
     if (!done) return unusable(path_, done.error());
-    if (schema < kLedgerSchema) {
-        done = create_or_migrate(schema);
+    if (found->schema < kLedgerSchema) {
+        done = create_or_migrate(found->schema);
         if (!done) return unusable(path_, done.error());
     }
-    // The tables that decisions rest on; the log itself may be large, and a hole in it misleads
-    // nobody.
-    for (const char* table : {"rollouts", "rejected", "tags", "sightings", "cursors"}) {
-        const auto check = database_.value(std::string("PRAGMA quick_check(") + table + ")");
-        if (!check) return unusable(path_, check.error());
-        if (*check != "ok")
-            return unusable(path_, Error{"ledger", std::string(table) + ": " + *check});
-    }
+    if (auto sound = check_state(database_, path_); !sound) return sound;
     const auto id = database_.value("SELECT value FROM meta WHERE key = 'id'");
     if (!id) return unusable(path_, id.error());
     id_ = *id;
@@ -620,10 +643,7 @@ Expected<std::unique_ptr<Ledger>> Ledger::open(Loop& loop, const std::string& pa
     std::string real = path;
     OwnerLock lock;
     if (path != kMemory) {
-        // A ledger reached by two names is still one.
-        std::error_code ignored;
-        const auto canonical = std::filesystem::weakly_canonical(path, ignored);
-        if (!ignored) real = canonical.string();
+        real = real_path(path);
         auto taken = OwnerLock::take(real);
         if (!taken) return tl::unexpected(taken.error());
         lock = std::move(*taken);
@@ -633,6 +653,24 @@ Expected<std::unique_ptr<Ledger>> Ledger::open(Loop& loop, const std::string& pa
     auto impl = std::make_unique<Impl>(loop, real, std::move(lock), std::move(*database));
     if (auto prepared = impl->prepare(); !prepared) return tl::unexpected(prepared.error());
     return std::unique_ptr<Ledger>(new Ledger(std::move(impl)));
+}
+
+Expected<void> Ledger::check(const std::string& path) {
+    const std::string real = real_path(path);
+    const std::string directory = std::filesystem::path(real).parent_path().string();
+    if (::access(directory.c_str(), W_OK | X_OK) != 0) {
+        return fail("ledger", real + ": not writable: " + message_of(errno) + "; " + directory +
+                                  " must exist and be writable for keeld");
+    }
+    if (::access(real.c_str(), F_OK) != 0) return {};
+    if (::access(real.c_str(), R_OK | W_OK) != 0) {
+        return fail("ledger", real + ": not writable: " + message_of(errno));
+    }
+    auto database = Database::open(real, Database::Access::read);
+    if (!database) return fail("ledger", real + ": cannot be opened: " + database.error().text);
+    const auto found = inspect(*database, real);
+    if (!found) return tl::unexpected(found.error());
+    return found->empty ? Expected<void>() : check_state(*database, real);
 }
 
 const std::string& Ledger::id() const {

@@ -144,6 +144,9 @@ class Ledger {
     // writable", "newer than this keeld", …).
     [[nodiscard]] static Expected<std::unique_ptr<Ledger>> open(Loop& loop,
                                                                 const std::string& path);
+    // What open() would say of the file itself, without changing, creating or locking anything:
+    // also while another keeld uses it. Errors as open().
+    [[nodiscard]] static Expected<void> check(const std::string& path);
     ~Ledger();
     Ledger(const Ledger&) = delete;
     Ledger& operator=(const Ledger&) = delete;

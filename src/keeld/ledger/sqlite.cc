@@ -88,9 +88,11 @@ void Database::Close::operator()(sqlite3* handle) const {
     sqlite3_close_v2(handle);
 }
 
-Expected<Database> Database::open(const std::string& path) {
+Expected<Database> Database::open(const std::string& path, Access access) {
     sqlite3* handle = nullptr;
-    const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    const int flags =
+        SQLITE_OPEN_NOMUTEX | (access == Access::read ? SQLITE_OPEN_READONLY
+                                                      : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     const int result = sqlite3_open_v2(path.c_str(), &handle, flags, nullptr);
     Database database(handle);
     if (handle == nullptr) return fail("ledger", "no memory for SQLite");

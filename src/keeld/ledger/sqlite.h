@@ -44,9 +44,11 @@ class Statement {
 
 class Database {
   public:
-    // Opens or creates. A lock of somebody else is waited for 50 ms, no longer, because the caller
-    // is a loop.
-    [[nodiscard]] static Expected<Database> open(const std::string& path);
+    // Opens, and creates for writing. A lock of somebody else is waited for 50 ms, no longer,
+    // because the caller is a loop.
+    enum class Access { write, read };
+    [[nodiscard]] static Expected<Database> open(const std::string& path,
+                                                 Access access = Access::write);
 
     // Statements without parameters and results.
     [[nodiscard]] Expected<void> execute(const std::string& sql);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -456,6 +457,20 @@ TEST_F(ConfigTest, TheExampleIsValid) {
     write("cache-a.secret", read_file(path("event.secret")), 0600);
     write("kubeconfig", "{}");
     good(text);
+}
+
+TEST_F(ConfigTest, TheConfigMapIsValid) {
+    std::string text;
+    for (const YAML::Node& document : YAML::LoadAllFromFile("conf/kubernetes/keeld.yaml")) {
+        if (document["kind"].as<std::string>() == "ConfigMap") {
+            text = document["data"]["keeld.yaml"].as<std::string>();
+        }
+    }
+    ASSERT_NE(text, "");
+    replace_all(text, "/etc/keeld/secret/", directory_.string() + "/");
+    const Config config = good(text);
+    EXPECT_EQ(config.mode, Mode::observe);
+    EXPECT_TRUE(config.kubernetes.has_value());
 }
 
 TEST_F(ConfigTest, TheExampleHasEveryKey) {

@@ -718,6 +718,30 @@ TEST_F(LedgerTest, E2_AnotherProgramsDatabaseIsRefusedAndLeftAlone) {
     EXPECT_EQ(read("PRAGMA journal_mode"), "delete");
 }
 
+TEST_F(LedgerTest, E2_CheckChangesNothing) {
+    EXPECT_TRUE(Ledger::check(path_.string()));
+    EXPECT_TRUE(std::filesystem::is_empty(directory_));
+    const auto missing = Ledger::check((directory_ / "no/ledger.db").string());
+    ASSERT_FALSE(missing);
+    EXPECT_NE(missing.error().text.find((directory_ / "no").string() + " must exist"),
+              std::string::npos);
+    {
+        const auto ledger = open();
+        ASSERT_NE(ledger, nullptr);
+        EXPECT_TRUE(Ledger::check(path_.string()));  // also while it is used
+        ledger->append(entry("on"));
+        EXPECT_TRUE(durable(*ledger));
+    }
+    write("UPDATE meta SET value = '99' WHERE key = 'schema'");
+    const auto newer = Ledger::check(path_.string());
+    ASSERT_FALSE(newer);
+    EXPECT_NE(newer.error().text.find("newer than this keeld"), std::string::npos);
+    std::ofstream(path_) << std::string(8192, 'g');
+    const auto garbage = Ledger::check(path_.string());
+    ASSERT_FALSE(garbage);
+    EXPECT_NE(garbage.error().text.find("not a database"), std::string::npos);
+}
+
 TEST_F(LedgerTest, MemoryLedgerNeedsNoFile) {
     auto ledger = Ledger::open(loop_, ":memory:");
     ASSERT_TRUE(ledger.has_value()) << ledger.error().text;

@@ -1,6 +1,7 @@
 #include "keeld/policy/settings.h"
 
 #include <algorithm>
+#include <array>
 #include <string_view>
 
 namespace keel {
@@ -44,21 +45,43 @@ std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const s
     return all;
 }
 
+// '*' stands for any bytes. Only the newest star is ever taken back: quadratic at worst.
 bool glob(std::string_view pattern, std::string_view text) {
-    if (pattern.empty()) {
-        return text.empty();
-    }
-    if (pattern.front() != '*') {
-        return !text.empty() && pattern.front() == text.front() && glob(pattern.substr(1), text.substr(1));
-    }
-    for (std::size_t taken = 0;; ++taken) {
-        if (glob(pattern.substr(1), text.substr(taken))) {
-            return true;
-        }
-        if (taken == text.size() || text[taken] == '/') {
+    std::size_t at = 0;
+    std::size_t star = std::string_view::npos;
+    std::size_t taken = 0;
+    for (std::size_t i = 0; i < text.size();) {
+        if (at < pattern.size() && pattern[at] == '*') {
+            star = at++;
+            taken = i;
+        } else if (at < pattern.size() && pattern[at] == text[i]) {
+            ++at;
+            ++i;
+        } else if (star != std::string_view::npos) {
+            at = star + 1;
+            i = ++taken;
+        } else {
             return false;
         }
     }
+    return pattern.find_first_not_of('*', at) == std::string_view::npos;
+}
+
+// Where a veto stands, as a layer's name; empty if nowhere. The alias vetoes beside the key itself too (P3).
+std::string veto_of(const Workload& workload, const Namespace* ns) {
+    const auto says_never = [](const auto& map) {
+        return std::ranges::any_of(std::array{kPolicy, kPolicyAlias}, [&map](const char* key) {
+            const auto found = map.find(key);
+            return found != map.end() && found->second == "never";
+        });
+    };
+    if (says_never(workload.annotations)) return "workload annotation";
+    if (says_never(workload.labels)) return "workload label";
+    if (says_never(workload.template_annotations)) return "pod template annotation";
+    if (says_never(workload.template_labels)) return "pod template label";
+    if (ns != nullptr && says_never(ns->annotations)) return "namespace annotation";
+    if (ns != nullptr && says_never(ns->labels)) return "namespace label";
+    return "";
 }
 
 }  // namespace
@@ -109,12 +132,10 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
         result.sentence = "namespace " + workload.key.ns + " is excluded (enrolment.exclude, keeld's own, or a cache's)";
         return result;
     }
-    for (const Layer& one : layers(workload, ns, kPolicy)) {
-        if (one.value == "never") {
-            result.reason = Reason::vetoed;
-            result.sentence = std::string("keel.sh/policy: never stands as ") + one.name + "; remove it there to follow again";
-            return result;
-        }
+    if (const std::string where = veto_of(workload, ns); !where.empty()) {
+        result.reason = Reason::vetoed;
+        result.sentence = "keel.sh/policy: never stands as " + where + "; remove it there to follow again";
+        return result;
     }
     const std::string wanted = config.enrolment.label_key + "=" + config.enrolment.label_value;
     const auto label = ns != nullptr ? ns->labels.find(config.enrolment.label_key) : decltype(ns->labels.end()){};
@@ -124,22 +145,17 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
         return result;
     }
     result.enrolled_by = "namespace label " + wanted;
+    if (policy_kind(result.policy.value) == PolicyKind::never) {
+        result.reason = Reason::vetoed;  // no veto of its own: any explicit policy is stronger
+        result.sentence = "defaults.policy is never; a keel.sh/policy of its own releases it";
+        return result;
+    }
     result.ours = true;
     return result;
 }
 
 bool matches_image(const std::string& pattern, const std::string& registry, const std::string& repository) {
-    const std::string whole = registry + "/" + repository;
-    if (!pattern.starts_with("*/")) {
-        return glob(pattern, whole) || glob(pattern, repository);
-    }
-    const std::string_view tail = std::string_view(pattern).substr(2);
-    for (std::size_t slash = whole.find('/'); slash != std::string::npos; slash = whole.find('/', slash + 1)) {
-        if (glob(tail, std::string_view(whole).substr(slash + 1))) {
-            return true;
-        }
-    }
-    return false;
+    return glob(pattern, registry + "/" + repository) || glob(pattern, repository);
 }
 
 }  // namespace keel

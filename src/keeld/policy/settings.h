@@ -42,7 +42,7 @@ struct Standing {
 // Namespaces that are never touched: configured ones, keeld's own, the caches'.
 [[nodiscard]] bool is_excluded(const std::string& ns, const Config& config);
 
-// Patterns of stateful.images: '*' stands for any run of characters but '/', a leading "*/" for any registry and path.
+// Patterns of stateful.images, over registry/repository or the repository alone; '*' stands for any bytes, slashes too.
 [[nodiscard]] bool matches_image(const std::string& pattern, const std::string& registry,
                                  const std::string& repository);
 

@@ -44,12 +44,10 @@ Expected<void> refresh(const std::string& path, std::string& text) {
 // While it lives the plugin is running; then everybody who waits for it goes on.
 struct Credentials::Running {
     Credentials& owner;
-    explicit Running(Credentials& credentials) : owner(credentials) {
-        owner.running_ = true;
-        owner.failure_.reset();
-    }
+    explicit Running(Credentials& credentials) : owner(credentials) { owner.running_ = true; }
     ~Running() {
         owner.running_ = false;
+        ++owner.runs_;
         owner.ended_.cancel();
     }
     Running(const Running&) = delete;
@@ -72,9 +70,12 @@ Task<Expected<Credential>> Credentials::get(std::shared_ptr<Credentials> self) {
         }
         if (!self->needs_plugin()) co_return *self->current_;
         if (self->running_) {
+            const std::uint64_t runs = self->runs_;
             co_await self->ended_.async_wait(asio::as_tuple(asio::use_awaitable));
+            if (self->runs_ == runs)
+                co_return fail("cancelled", "waiting for a credential: cancelled");
             if (self->failure_) co_return tl::unexpected<Error>(*self->failure_);
-            if (self->running_) co_return fail("cancelled", "waiting for a credential: cancelled");
+            if (self->plugin_) co_return *self->current_;
             continue;
         }
         const Running running{*self};
@@ -84,6 +85,7 @@ Task<Expected<Credential>> Credentials::get(std::shared_ptr<Credentials> self) {
             self->failure_ = plugin.error();
             co_return tl::unexpected<Error>(plugin.error());
         }
+        self->failure_.reset();
         self->plugin_ = std::move(*plugin);
         self->compose();
         co_return *self->current_;
@@ -108,8 +110,8 @@ bool Credentials::needs_plugin() const {
     if (!access_.exec) return false;
     if (!plugin_) return true;
     // Real time on purpose: the plugin's issuer has no other clock.
-    return plugin_->expires &&
-           std::chrono::system_clock::now() + kBeforeExpiry >= *plugin_->expires;
+    const auto now = std::chrono::time_point_cast<Millis>(std::chrono::system_clock::now());
+    return plugin_->expires && now + kBeforeExpiry >= *plugin_->expires;
 }
 
 Expected<void> Credentials::read_files() {

@@ -2,6 +2,7 @@
 // again.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -51,6 +52,7 @@ class Credentials {
     std::optional<Credential> current_;          // of the three above
     std::optional<Steady::time_point> read_at_;  // the files
     bool running_ = false;                       // the plugin
+    std::uint64_t runs_ = 0;                     // that have ended
     std::optional<Error> failure_;               // of its last run
     asio::steady_timer ended_;                   // its cancellation: the plugin has ended
 };

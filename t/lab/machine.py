@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 
@@ -81,17 +82,22 @@ def cgroups():
 
 
 def snapshot():
-    """The state that a node may change, to be compared with a later one."""
+    """The state that a node may change, to be compared with a later one.
+
+    On a machine in use other things come and go meanwhile: sessions, services, containers of others. So of
+    mounts, cgroups, interfaces, routes and shims only the kinds count that kubelet, containerd and libcni make.
+    """
     ip = program("ip")
+    interfaces = [link["ifname"] for link in json.loads(run(ip, "-j", "link"))]
     return {
         "sysctls": read_sysctls(),
-        "mounts": sorted(mounts()),
-        "cgroups": sorted(cgroups()),
-        "interfaces": sorted(link["ifname"] for link in json.loads(run(ip, "-j", "link"))),
-        "routes": sorted(run(ip, "route").splitlines()),
-        "network namespaces": sorted(run(ip, "netns").splitlines()),
+        "mounts": sorted(point for point in mounts() if "ngx-keel" in point or point.startswith(tuple(PATHS))),
+        "cgroups": sorted(name for name in cgroups() if {CGROUP, "kubepods"} & set(name.split("/"))),
+        "interfaces": sorted(name for name in interfaces if re.fullmatch("veth[0-9a-f]{8}|cni[0-9]+", name)),
+        "routes": sorted(line for line in run(ip, "route").splitlines() if line.startswith(("198.18.", "198.19."))),
+        "network namespaces": sorted(line for line in run(ip, "netns").splitlines() if line.startswith("cni-")),
         "paths": [path for path in PATHS if os.path.exists(path)],
-        "shims": sorted(shims("")),
+        "shims": sorted(shims(CGROUP)),
     }
 
 
@@ -110,15 +116,15 @@ def differences(before, after):
     return found
 
 
-def shims(socket):
-    """Process ids of containerd's shims that belong to the containerd on that socket (of all with "")."""
+def shims(word):
+    """Process ids of containerd's shims with that word in their command line: a socket, or a namespace."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if os.path.basename(words[0]).startswith("containerd-shim") and (not socket or socket in words):
+            if os.path.basename(words[0]).startswith("containerd-shim") and word in words:
                 found.append(int(entry.name))
     return found
 

@@ -4,12 +4,18 @@
 #include <jansson.h>
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <string>
 #include <string_view>
 
-#include "keeld/cluster/client.h"
-
 namespace keel {
+
+// A jansson value that this pointer owns.
+struct JsonDelete {
+    void operator()(json_t* value) const { json_decref(value); }
+};
+using Json = std::unique_ptr<json_t, JsonDelete>;
 
 // The text of a string member; empty if it is absent or not a string.
 [[nodiscard]] inline std::string_view text_of(const json_t* object, const char* key) {

@@ -29,22 +29,36 @@ bool same_images(const Workload& before, const Workload& after) {
 
 Catalogue::Catalogue(std::function<void(const WorkloadKey&)> changed) : changed_(std::move(changed)) {}
 
-void Catalogue::begin(WorkloadKind kind) { ++mark_of(kind); }
+void Catalogue::begin(WorkloadKind kind, const std::string& ns) {
+    std::set<WorkloadKey>& unseen = unseen_[{kind, ns}];
+    unseen.clear();
+    for (const auto& [key, entry] : workloads_) {
+        if (key.kind == kind && (ns.empty() || key.ns == ns)) {
+            unseen.insert(key);
+        }
+    }
+}
 
 void Catalogue::upsert(Workload workload) {
     const WorkloadKey key = workload.key;
     const auto [at, added] = workloads_.try_emplace(key);
     CatalogueEntry& entry = at->second;
-    entry.mark = mark_of(key.kind);
+    for (const std::string& scope : {std::string(), key.ns}) {
+        if (const auto listing = unseen_.find({key.kind, scope}); listing != unseen_.end()) {
+            listing->second.erase(key);
+        }
+    }
     if (!added && entry.object.uid == workload.uid &&
         entry.object.resource_version == workload.resource_version) {
         return;
     }
     const bool reindex = added || !same_images(entry.object, workload);
-    if (!added && entry.object.uid != workload.uid) {
+    if (added || entry.object.uid != workload.uid) {
         entry.running = Running{};
-    } else if (!added && pods_may_have_changed(entry.object, workload)) {
+        entry.changed = ++changes_;
+    } else if (pods_may_have_changed(entry.object, workload)) {
         entry.running.stale = true;
+        entry.changed = ++changes_;
     }
     if (reindex && !added) {
         unindex(key, entry);
@@ -70,22 +84,32 @@ void Catalogue::remove(const WorkloadKey& key) {
     changed_(key);
 }
 
-void Catalogue::end(WorkloadKind kind) {
-    std::vector<WorkloadKey> gone;
-    for (const auto& [key, entry] : workloads_) {
-        if (key.kind == kind && entry.mark != mark_of(kind)) {
-            gone.push_back(key);
-        }
+void Catalogue::end(WorkloadKind kind, const std::string& ns) {
+    const auto listing = unseen_.extract({kind, ns});
+    if (listing.empty()) {
+        return;
     }
-    for (const WorkloadKey& key : gone) {
+    for (const WorkloadKey& key : listing.mapped()) {
         remove(key);
     }
 }
 
-void Catalogue::begin_namespaces() { ++namespace_mark_; }
+void Catalogue::begin_namespaces(const std::string& only) {
+    std::set<std::string>& unseen = unseen_namespaces_[only];
+    unseen.clear();
+    for (const auto& [name, ns] : namespaces_) {
+        if (only.empty() || name == only) {
+            unseen.insert(name);
+        }
+    }
+}
 
 void Catalogue::upsert(Namespace ns) {
-    namespace_marks_[ns.name] = namespace_mark_;
+    for (const std::string& scope : {std::string(), ns.name}) {
+        if (const auto listing = unseen_namespaces_.find(scope); listing != unseen_namespaces_.end()) {
+            listing->second.erase(ns.name);
+        }
+    }
     const auto found = namespaces_.find(ns.name);
     const bool same = found != namespaces_.end() && found->second.uid == ns.uid &&
                       found->second.labels == ns.labels &&
@@ -101,18 +125,15 @@ void Catalogue::upsert(Namespace ns) {
 
 void Catalogue::remove_namespace(const std::string& name) {
     namespaces_.erase(name);
-    namespace_marks_.erase(name);
     namespace_changed(name);
 }
 
-void Catalogue::end_namespaces() {
-    std::vector<std::string> gone;
-    for (const auto& [name, mark] : namespace_marks_) {
-        if (mark != namespace_mark_) {
-            gone.push_back(name);
-        }
+void Catalogue::end_namespaces(const std::string& only) {
+    const auto listing = unseen_namespaces_.extract(only);
+    if (listing.empty()) {
+        return;
     }
-    for (const std::string& name : gone) {
+    for (const std::string& name : listing.mapped()) {
         remove_namespace(name);
     }
 }
@@ -146,16 +167,11 @@ const std::set<WorkloadKey>& Catalogue::consumers(const Tag& tag) const {
     return found != by_tag_.end() ? found->second : kNone;
 }
 
-void Catalogue::set_running(const WorkloadKey& key, Running running) {
+void Catalogue::set_running(const WorkloadKey& key, Running running, std::uint64_t as_of) {
     if (CatalogueEntry* entry = find(key)) {
         entry->running = std::move(running);
+        entry->running.stale = entry->changed > as_of;
         changed_(key);
-    }
-}
-
-void Catalogue::mark_stale(const WorkloadKey& key) {
-    if (CatalogueEntry* entry = find(key)) {
-        entry->running.stale = true;
     }
 }
 

@@ -1,7 +1,7 @@
 // The workloads of the cluster, what tags their containers refer to, and what content their pods run.
 #pragma once
 
-#include <array>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -42,7 +42,7 @@ struct CatalogueEntry {
     Workload object;
     std::vector<Expected<Reference>> references;  // beside object.containers
     Running running;
-    std::uint32_t mark = 0;                       // of the listing that saw it last
+    std::uint64_t changed = 0;  // number of the newest change that may have replaced its pods
 };
 
 // Kept right by reflectors (begin/upsert/remove/end per collection). Tells who is concerned by a change.
@@ -51,15 +51,17 @@ public:
     // `changed` gets the key of every workload that appeared, changed, or vanished, or whose namespace did.
     explicit Catalogue(std::function<void(const WorkloadKey&)> changed);
 
-    void begin(WorkloadKind kind);
+    // A listing of one kind in one namespace; an empty namespace stands for all of them.
+    void begin(WorkloadKind kind, const std::string& ns);
     void upsert(Workload workload);
     void remove(const WorkloadKey& key);
-    void end(WorkloadKind kind);
+    void end(WorkloadKind kind, const std::string& ns);
 
-    void begin_namespaces();
+    // A listing of namespaces; of a single one where only that is followed.
+    void begin_namespaces(const std::string& only);
     void upsert(Namespace ns);
     void remove_namespace(const std::string& name);
-    void end_namespaces();
+    void end_namespaces(const std::string& only);
 
     [[nodiscard]] CatalogueEntry* find(const WorkloadKey& key);
     [[nodiscard]] const CatalogueEntry* find(const WorkloadKey& key) const;
@@ -72,12 +74,12 @@ public:
     // Every tag that some workload refers to.
     [[nodiscard]] const std::unordered_map<Tag, std::set<WorkloadKey>>& by_tag() const { return by_tag_; }
 
-    // Called after anything was learned about a workload's pods.
-    void set_running(const WorkloadKey& key, Running running);
-    void mark_stale(const WorkloadKey& key);
+    // What a listing of pods found. `as_of`: changes() before it began; the result is stale where the workload changed since.
+    void set_running(const WorkloadKey& key, Running running, std::uint64_t as_of);
+    // How many changes there were that may have replaced pods.
+    [[nodiscard]] std::uint64_t changes() const { return changes_; }
 
 private:
-    [[nodiscard]] std::uint32_t& mark_of(WorkloadKind kind) { return marks_[static_cast<std::size_t>(kind)]; }
     void index(const WorkloadKey& key, const CatalogueEntry& entry);
     void unindex(const WorkloadKey& key, const CatalogueEntry& entry);
     void namespace_changed(const std::string& name);
@@ -85,10 +87,11 @@ private:
     std::function<void(const WorkloadKey&)> changed_;
     std::map<WorkloadKey, CatalogueEntry> workloads_;
     std::map<std::string, Namespace, std::less<>> namespaces_;
-    std::map<std::string, std::uint32_t, std::less<>> namespace_marks_;
     std::unordered_map<Tag, std::set<WorkloadKey>> by_tag_;
-    std::array<std::uint32_t, 4> marks_{};  // of the newest listing of each kind
-    std::uint32_t namespace_mark_ = 0;
+    std::uint64_t changes_ = 0;
+    // What was known when a listing began and has not been seen by it yet.
+    std::map<std::pair<WorkloadKind, std::string>, std::set<WorkloadKey>> unseen_;
+    std::map<std::string, std::set<std::string>> unseen_namespaces_;
 };
 
 }  // namespace keel

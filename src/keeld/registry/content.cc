@@ -47,6 +47,22 @@ bool same_part(const Digest& one, const PlatformContent& other) {
     return one == other.manifest || (!other.config.empty() && one == other.config);
 }
 
+// What a pull of `known` gives on the platform of `wanted`, against it.
+SameContent compare_part(const Content* known, const PlatformContent& wanted, std::string_view platform) {
+    const std::vector<const PlatformContent*> has =
+        known != nullptr ? known->entries_for(platform) : std::vector<const PlatformContent*>();
+    if (has.size() != 1) {
+        return SameContent::unknown;
+    }
+    if (has.front()->manifest == wanted.manifest) {
+        return SameContent::same;
+    }
+    if (has.front()->config.empty() || wanted.config.empty()) {
+        return SameContent::unknown;
+    }
+    return has.front()->config == wanted.config ? SameContent::same : SameContent::different;
+}
+
 }  // namespace
 
 Expected<Content> Content::from_manifest(const Digest& digest, std::string_view content_type,
@@ -109,13 +125,22 @@ Expected<Content> Content::from_json(std::string_view json) {
     return content;
 }
 
-const PlatformContent* Content::on(std::string_view platform) const {
+std::vector<const PlatformContent*> Content::entries_for(std::string_view platform) const {
+    std::vector<const PlatformContent*> own;
+    std::vector<const PlatformContent*> unnamed;
+    std::vector<const PlatformContent*> variants;
     for (const PlatformContent& entry : platforms) {
-        if (entry.platform == platform || entry.platform.empty()) {
-            return &entry;
+        const std::string_view name = entry.platform;
+        const bool variant = name.size() > platform.size() && name.starts_with(platform) && name[platform.size()] == '/';
+        if (platform.empty() || name == platform) {
+            own.push_back(&entry);
+        } else if (name.empty()) {
+            unnamed.push_back(&entry);
+        } else if (variant) {
+            variants.push_back(&entry);
         }
     }
-    return nullptr;
+    return !own.empty() ? own : !unnamed.empty() ? unnamed : variants;
 }
 
 SameContent compare_content(const Digest& reported, const Content* known, const Content& target,
@@ -123,36 +148,23 @@ SameContent compare_content(const Digest& reported, const Content* known, const 
     if (reported == target.digest) {
         return SameContent::same;
     }
-    if (platform.empty()) {
-        // Without the node's platform only what holds on every one of them is certain.
-        bool all_same = !target.platforms.empty();
-        bool all_different = true;
-        for (const PlatformContent& entry : target.platforms) {
-            const std::string_view name = entry.platform.empty() ? "any" : std::string_view(entry.platform);
-            const SameContent one = compare_content(reported, known, target, name);
-            all_same = all_same && one == SameContent::same;
-            all_different = all_different && one == SameContent::different;
+    // Where the platform does not single out one entry, only what holds for all of them is certain; but what runs tells
+    // its platform itself where it is the very image of one entry.
+    bool all_same = true;
+    bool all_different = true;
+    const std::vector<const PlatformContent*> entries = target.entries_for(platform);
+    for (const PlatformContent* wanted : entries) {
+        const SameContent one = compare_part(known, *wanted, wanted->platform.empty() ? platform : wanted->platform);
+        if (same_part(reported, *wanted) || (one == SameContent::same && known->kind == ManifestKind::image)) {
+            return SameContent::same;
         }
-        return all_same ? SameContent::same : all_different ? SameContent::different : SameContent::unknown;
+        all_same = all_same && one == SameContent::same;
+        all_different = all_different && one == SameContent::different;
     }
-    const PlatformContent* wanted = target.on(platform);
-    if (wanted == nullptr) {
+    if (entries.empty() || all_same == all_different) {
         return SameContent::unknown;
     }
-    if (same_part(reported, *wanted)) {
-        return SameContent::same;
-    }
-    const PlatformContent* has = known != nullptr ? known->on(platform) : nullptr;
-    if (has == nullptr) {
-        return SameContent::unknown;
-    }
-    if (has->manifest == wanted->manifest) {
-        return SameContent::same;
-    }
-    if (has->config.empty() || wanted->config.empty()) {
-        return SameContent::unknown;
-    }
-    return has->config == wanted->config ? SameContent::same : SameContent::different;
+    return all_same ? SameContent::same : SameContent::different;
 }
 
 }  // namespace keel

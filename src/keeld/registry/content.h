@@ -31,8 +31,9 @@ struct Content {
     [[nodiscard]] std::string to_json() const;
     [[nodiscard]] static Expected<Content> from_json(std::string_view json);
 
-    // The entry for a platform; a single image answers for every platform. Null: not made for it.
-    [[nodiscard]] const PlatformContent* on(std::string_view platform) const;
+    // The entries that a pull on `platform` may choose: its own, or those that do not say for what they are made, or its
+    // variants (nodes do not report theirs: linux/arm takes linux/arm/v7). Empty platform: not known, so all of them.
+    [[nodiscard]] std::vector<const PlatformContent*> entries_for(std::string_view platform) const;
 };
 
 enum class SameContent : std::uint8_t { same, different, unknown };

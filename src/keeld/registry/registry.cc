@@ -147,7 +147,8 @@ Task<Expected<HttpResponse>> Registry::ask_with_token(HttpRequest request, std::
 Task<Expected<Answer>> Registry::head(Path path, Tag tag) {
     const std::string source = path.source;
     const std::string where = path.base + " (" + tag.to_string() + ")";
-    const Expected<HttpResponse> response = co_await ask(std::move(path), "HEAD", tag.repository, tag.name);
+    const std::string method = "HEAD";
+    const Expected<HttpResponse> response = co_await ask(std::move(path), method, tag.repository, tag.name);
     if (!response) {
         co_return tl::unexpected<Error>(response.error());
     }
@@ -219,9 +220,11 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest, std::vector<st
     if (!path) {
         co_return tl::unexpected<Error>(path.error());
     }
+    const std::string method = "GET";
     if (content.digest.empty()) {
         ++metrics_.content;
-        const Expected<HttpResponse> response = co_await ask(*path, "GET", tag.repository, digest.to_string());
+        const std::string reference = digest.to_string();
+        const Expected<HttpResponse> response = co_await ask(*path, method, tag.repository, reference);
         if (!response) {
             co_return tl::unexpected<Error>(response.error());
         }
@@ -241,7 +244,7 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest, std::vector<st
         }
         ++metrics_.content;
         const std::string reference = entry.manifest.to_string();
-        const Expected<HttpResponse> response = co_await ask(*path, "GET", tag.repository, reference);
+        const Expected<HttpResponse> response = co_await ask(*path, method, tag.repository, reference);
         if (!response || response->status != 200) {
             continue;  // not every platform of an index is complete in every cache; it stays unknown
         }

@@ -11,7 +11,9 @@
 namespace keel {
 namespace {
 
-constexpr auto kContentRetry = std::chrono::seconds(10);
+constexpr auto kContentRetry = std::chrono::seconds(2);
+constexpr auto kContentLost = std::chrono::seconds(60);
+constexpr int kLost = 3;
 constexpr auto kSettle = std::chrono::seconds(1);
 constexpr auto kBaselineRetry = std::chrono::seconds(5);
 
@@ -61,7 +63,7 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
         [this](const Digest& digest) { return parts_.registry.known_content(digest); },
         [this](const Digest& digest) {
             const auto found = failed_.find(digest);
-            return found != failed_.end() ? &found->second : nullptr;
+            return found != failed_.end() && found->second.times >= kLost ? &found->second.text : nullptr;
         },
         [this](const std::string& uid, const Target& target) {
             return parts_.rollouts != nullptr ? parts_.rollouts->rejected(uid, target) : nullptr;
@@ -107,7 +109,7 @@ void Planner::consider(const WorkloadKey& key) {
     if (!verdict.standing.ours) {
         return;
     }
-    if (!read_.contains(key.ns) || entry->running.stale) {
+    if (!read_.contains(key.ns) || !entry->running.usable()) {
         baseline_wake_.notify();
     }
     for (const ContainerVerdict& one : verdict.containers) {
@@ -181,17 +183,18 @@ Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
         reconsider(want.tag);
         co_return;
     }
-    const bool first = failed_.insert_or_assign(want.digest, content.error().text).second;
-    if (first) {
+    // One time-out is not a loss: only what fails again and again is told, and compared by digest alone.
+    Failure& failure = failed_[want.digest];
+    ++failure.times;
+    failure.text = content.error().text;
+    if (failure.times == kLost) {
         reconsider(want.tag);
     }
     // Still in `fetching_`: nobody asks again before the pause is over.
-    co_await pause_for(parts_.loop, kContentRetry);
+    const auto pause = failure.times < kLost ? kContentRetry : kContentLost;
+    co_await pause_for(parts_.loop, pause);
     fetching_.erase(want.digest);
-    const TagInfo* info = parts_.tags.find(want.tag);
-    if (info != nullptr && info->current == want.digest) {
-        reconsider(want.tag);
-    }
+    reconsider(want.tag);
 }
 
 std::set<std::string> Planner::unread_namespaces() const {

@@ -72,7 +72,11 @@ private:
     std::set<WorkloadKey> dirty_;
     std::map<WorkloadKey, std::string> decided_;    // the newest decision in the ledger, as one text
     std::set<Digest> fetching_;
-    std::unordered_map<Digest, std::string> failed_;  // contents that were not to be had, and why
+    struct Failure {
+        int times = 0;
+        std::string text;
+    };
+    std::unordered_map<Digest, Failure> failed_;    // contents that were not to be had, and why
     std::set<std::string> read_;                    // namespaces whose pods are known
     Signal wake_;
     Signal baseline_wake_;

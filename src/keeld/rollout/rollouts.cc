@@ -13,6 +13,7 @@ namespace keel {
 namespace {
 
 constexpr Millis kPullAllowance{300'000};
+constexpr auto kAskAgain = std::chrono::seconds(5);
 constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
 
@@ -38,9 +39,12 @@ std::string restart_patch(const Workload& workload, const RolloutRow& row) {
     return dump_json(root.get());
 }
 
+// Only these say for certain that nothing was applied; after anything else the object tells.
 bool nothing_was_written(const Error& error) {
-    static const char* const kUncertain[] = {"timeout", "unreachable", "tls", "cancelled", "too-large"};
-    return std::ranges::find(kUncertain, error.code) == std::end(kUncertain);
+    static const char* const kCertain[] = {"invalid", "bad-request", "forbidden", "unauthorized", "credentials",
+                                           "too-many-requests", "method-not-allowed", "unsupported-media-type",
+                                           "request-entity-too-large"};
+    return std::ranges::find(kCertain, error.code) != std::end(kCertain);
 }
 
 }  // namespace
@@ -82,11 +86,19 @@ Rollouts::Rollouts(Parts parts)
     for (const RejectedRow& row : parts_.ledger.rejected()) {
         rejected_[rejection_key(row.uid, row.tag, row.digest)] = row.text;
     }
-    constexpr int kRemembered = 10'000;
-    for (const RolloutRow& row : parts_.ledger.rollouts("", "", kRemembered)) {
-        if (row.ended != Time{} && !ended_.contains(row.uid)) {
-            ended_[row.uid] = ended_from(row, targets_from_json(row.targets));
+    constexpr int kPage = 1000;
+    std::string after;
+    for (std::vector<RolloutRow> rows; after.empty() || !rows.empty();) {
+        rows = parts_.ledger.rollouts("", after, kPage);
+        for (const RolloutRow& row : rows) {
+            if (row.ended != Time{} && !ended_.contains(row.uid)) {
+                ended_[row.uid] = ended_from(row, targets_from_json(row.targets));
+            }
         }
+        if (rows.empty()) {
+            break;
+        }
+        after = rows.back().id;
     }
 }
 
@@ -143,11 +155,17 @@ void Rollouts::notify(const WorkloadKey& key) {
     }
 }
 
+// The longest waiting first: under a full window the place goes to it, not to the first name in the alphabet.
 void Rollouts::wake_waiting() {
+    std::vector<Handle> waiting;
     for (const auto& [key, rollout] : active_) {
         if (!rollout->running) {
-            rollout->changed.notify();
+            waiting.push_back(rollout);
         }
+    }
+    std::ranges::sort(waiting, {}, [](const Handle& one) { return one->row.created; });
+    for (const Handle& rollout : waiting) {
+        rollout->changed.notify();
     }
 }
 
@@ -221,23 +239,13 @@ std::vector<RolloutRow> Rollouts::all_active() const {
 // ---- The runbook ---------------------------------------------------------------------------------------------------
 
 Task<void> Rollouts::run(Handle rollout) {
-    const std::string state = rollout->row.state;
-    if (state == "waiting") {
-        while (!stopped_) {
-            const bool open = co_await wait_for_gates(rollout);
-            if (!open) {
-                co_return;
-            }
-            const bool counts = co_await check_gate_that_counts(rollout);
-            if (counts) {
-                break;
-            }
-            // Something else is to be pulled now: whatever is due then, waits for its gates again.
-            --running_;
-            rollout->running = false;
+    if (rollout->row.state == "waiting") {
+        const bool turn = co_await wait_for_turn(rollout);
+        if (!turn) {
+            co_return;
         }
-        const bool durable = co_await intend(rollout);
-        if (!durable) {
+        const bool intended = co_await intend(rollout);
+        if (!intended) {
             co_return;
         }
     } else {
@@ -253,12 +261,49 @@ Task<void> Rollouts::run(Handle rollout) {
     co_await verify(rollout);
 }
 
+// Through the gates and the one that counts; false: it is no longer due, or keeld stops.
+Task<bool> Rollouts::wait_for_turn(Handle rollout) {
+    while (!stopped_) {
+        const bool open = co_await wait_for_gates(rollout);
+        if (!open) {
+            co_return false;
+        }
+        enter(rollout, "preflight");
+        const Pull pull = co_await ask_what_a_pull_gets(rollout);
+        if (pull == Pull::gets_target && !stopped_) {
+            co_return true;
+        }
+        // Something else is to be pulled now, or nobody answers: its place goes to another meanwhile.
+        enter(rollout, "waiting");
+        give_place_back(rollout);
+        if (pull == Pull::unanswered) {
+            rollout->row.reason = to_string(Reason::target_not_pullable);
+            rollout->row.text = "what a pull would get now could not be asked; tried again";
+            rollout->not_before = Steady::now() + kAskAgain;
+        }
+        wake_waiting();
+    }
+    co_return false;
+}
+
+void Rollouts::give_place_back(const Handle& rollout) {
+    pacing_.give_back(rollout->row.ns, rollout->row.intended);
+    rollout->row.intended = Time{};
+    rollout->place = false;
+    rollout->running = false;
+    --running_;
+}
+
 // Until every gate is open; false: it is no longer due.
 Task<bool> Rollouts::wait_for_gates(Handle rollout) {
     while (!stopped_) {
         if (!still_due(rollout)) {
             end(rollout, "superseded", "not-due", "it is not due any more");
             co_return false;
+        }
+        if (Steady::now() < rollout->not_before) {
+            co_await rollout->changed.wait_until(rollout->not_before);
+            continue;
         }
         const std::vector<ClosedGate> closed = gates(rollout->key, rollout->verdict);
         if (closed.empty()) {
@@ -283,10 +328,9 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
     co_return false;
 }
 
-// Right before the write: what a pull would get now, for every container that will pull, is the target; and what runs is
-// what the verdict was made from.
-Task<bool> Rollouts::check_gate_that_counts(Handle rollout) {
-    enter(rollout, "preflight");
+// The gate that counts, right before the write: what a pull would get now, for every container that will pull, is the
+// target; and what runs is what the verdict was made from.
+Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
     std::set<Tag> tags;
     if (const CatalogueEntry* entry = parts_.catalogue.find(rollout->key)) {
         for (std::size_t i = 0; i < entry->references.size(); ++i) {
@@ -297,30 +341,22 @@ Task<bool> Rollouts::check_gate_that_counts(Handle rollout) {
             }
         }
     }
-    bool good = true;
     for (const Tag& tag : tags) {
         const Expected<Answer> answer = co_await parts_.look_up(tag);
-        good = good && answer.has_value();
+        if (!answer) {
+            co_return Pull::unanswered;
+        }
     }
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
-    if (good && entry != nullptr && entry->running.stale) {
+    if (entry != nullptr && !entry->running.usable()) {
         const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
-        good = pods.has_value();
+        if (!pods) {
+            co_return Pull::unanswered;
+        }
     }
     const std::vector<Target> before = rollout->targets;
-    if (good && still_due(rollout) && rollout->targets == before && may_write()) {
-        co_return true;
-    }
-    pacing_.give_back(rollout->key.ns, rollout->row.intended);
-    rollout->place = false;
-    rollout->row.intended = Time{};
-    enter(rollout, "waiting");
-    if (!good) {
-        rollout->row.reason = "target-not-pullable";
-        rollout->row.text = "the cache does not answer now; tried again";
-        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(5));
-    }
-    co_return false;
+    const bool same = still_due(rollout) && rollout->targets == before && !rollout->verdict.needs_approval;
+    co_return same && may_write() ? Pull::gets_target : Pull::gets_other;
 }
 
 Task<bool> Rollouts::intend(Handle rollout) {
@@ -338,7 +374,9 @@ Task<bool> Rollouts::intend(Handle rollout) {
     enter(rollout, "intended");
     parts_.ledger.put(row);
     log(rollout, EntryKind::intended, "restart", row.marker_key + ": " + row.marker);
-    co_await make_durable(rollout);
+    const bool at_once = co_await make_durable(rollout);
+    // After a wait for the disk the world may be another one: look and judge again before the write.
+    rollout->recovered = !at_once;
     ++metrics_.intended;
     co_return !stopped_;
 }
@@ -391,17 +429,14 @@ Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
                     ++metrics_.applied;
                     co_return Applied::yes;
                 }
-                const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
-                if (entry != nullptr && !entry->running.usable()) {
-                    const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
-                    if (!pods) {
-                        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
-                        continue;
-                    }
-                }
                 const std::vector<Target> before = rollout->targets;
-                if (still_due(rollout) && rollout->targets == before) {
+                const Pull pull = co_await ask_what_a_pull_gets(rollout);
+                if (pull == Pull::gets_target) {
                     co_return Applied::refused;
+                }
+                if (pull == Pull::unanswered || !may_write()) {
+                    co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
+                    continue;
                 }
                 rollout->targets = before;
                 end(rollout, "superseded", "not-due", "its target was not due any more before it was written");
@@ -429,7 +464,8 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     const std::string path = rollout->key.path() + "?fieldManager=keeld";
     const std::string type = "application/merge-patch+json";
     const std::string body = restart_patch(*workload, rollout->row);
-    const Expected<Json> answer = co_await parts_.cluster.patch(path, type, body);
+    const std::function<bool()> may = [this] { return may_write(); };
+    const Expected<Json> answer = co_await parts_.cluster.patch(path, type, body, may);
     if (answer) {
         Expected<Workload> fresh =
             decode_workload(rollout->key.kind, answer->get(), parts_.config.defaults.restart_key);
@@ -456,6 +492,8 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     auto& [until, times] = refused_[rollout->key];
     times = std::min(times + 1, 7);
     until = parts_.clock.now() + Millis{30'000} * (1 << (times - 1));
+    pacing_.give_back(rollout->row.ns, rollout->row.intended);  // nothing was written: it costs no place
+    rollout->row.intended = Time{};
     end(rollout, "failed", "refused", "the API server refused the patch: " + error.text);
     co_return Applied::refused;
 }
@@ -554,7 +592,7 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
             end(rollout, "failed", "stalled", finding.text + " after two restarts: pulls on that node do not get the target");
             return true;
         case Arrival::crashing:
-            reject(rollout, finding.text);
+            reject(rollout, finding);
             end(rollout, "failed", "content", finding.text);
             return true;
         case Arrival::cannot_tell:
@@ -612,8 +650,11 @@ void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& cod
     }
 }
 
-void Rollouts::reject(const Handle& rollout, const std::string& text) {
+void Rollouts::reject(const Handle& rollout, const Finding& finding) {
     for (const Target& target : rollout->targets) {
+        if (!finding.container.empty() && target.container != finding.container) {
+            continue;
+        }
         RejectedRow row;
         row.uid = rollout->row.uid;
         row.workload = rollout->row.workload;
@@ -621,8 +662,8 @@ void Rollouts::reject(const Handle& rollout, const std::string& text) {
         row.digest = target.to.to_string();
         row.rollout = rollout->row.id;
         row.at = parts_.clock.now();
-        row.text = text;
-        rejected_[rejection_key(row.uid, row.tag, row.digest)] = text;
+        row.text = finding.text;
+        rejected_[rejection_key(row.uid, row.tag, row.digest)] = finding.text;
         parts_.ledger.put(std::move(row));
     }
 }
@@ -635,7 +676,7 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
     row.reason = reason;
     row.text = text;
     row.ended = parts_.clock.now();
-    if (rollout->place && row.applied == Time{} && !written) {
+    if (rollout->place && !written) {
         pacing_.give_back(row.ns, row.intended);
     }
     if (rollout->running) {
@@ -650,21 +691,24 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
         metrics_.superseded += state == "superseded" ? 1 : 0;
         metrics_.stalled += reason == "stalled" ? 1 : 0;
     }
-    active_.erase(rollout->key);
+    if (const auto found = active_.find(rollout->key); found != active_.end() && found->second == rollout) {
+        active_.erase(found);
+    }
     parts_.reconsider(rollout->key);
     wake_waiting();
 }
 
-// Nobody acts on what is not on disk: waits until it is.
-Task<void> Rollouts::make_durable(Handle rollout) {
-    while (!stopped_) {
+// Nobody acts on what is not on disk: waits until it is. True: it was at once.
+Task<bool> Rollouts::make_durable(Handle rollout) {
+    for (bool at_once = true; !stopped_; at_once = false) {
         const Expected<void> done = co_await parts_.ledger.durable();
         if (done) {
-            co_return;
+            co_return at_once;
         }
         rollout->row.text = done.error().text;
         co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
     }
+    co_return false;
 }
 
 }  // namespace keel

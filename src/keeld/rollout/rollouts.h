@@ -62,7 +62,7 @@ public:
     explicit Rollouts(Parts parts);
     ~Rollouts();
 
-    // Goes on with what the ledger has open. To be called once, when workloads are listed.
+    // Goes on with what the ledger has open. To be called once, when workloads are listed and before anything is offered.
     void recover();
     // A restart of this workload is due. Starts waiting for it, or refreshes what it waits for.
     void offer(const WorkloadKey& key, const WorkloadVerdict& verdict);
@@ -103,7 +103,8 @@ private:
         RolloutRow row;
         std::vector<Target> targets;
         WorkloadVerdict verdict;     // the newest one, while waiting
-        bool recovered = false;      // from the ledger: another run of keeld may have written already
+        bool recovered = false;      // the object may have been written, or may have changed, since the intent
+        Steady::time_point not_before{};  // the gate that counts could not be asked
         bool place = false;          // counted by pacing at row.intended
         bool running = false;        // past waiting: counts as one of `concurrent`
         Signal changed;
@@ -113,8 +114,11 @@ private:
 
     void spawn(Handle rollout);
     Task<void> run(Handle rollout);
+    Task<bool> wait_for_turn(Handle rollout);
     Task<bool> wait_for_gates(Handle rollout);
-    Task<bool> check_gate_that_counts(Handle rollout);
+    enum class Pull : std::uint8_t { gets_target, gets_other, unanswered };
+    Task<Pull> ask_what_a_pull_gets(Handle rollout);
+    void give_place_back(const Handle& rollout);
     Task<bool> intend(Handle rollout);
     Task<Applied> apply(Handle rollout);
     Task<Applied> apply_once(Handle rollout);
@@ -127,9 +131,9 @@ private:
     [[nodiscard]] const Workload* object(const Handle& rollout) const;
     void enter(const Handle& rollout, const std::string& state);
     void end(const Handle& rollout, const std::string& state, const std::string& reason, const std::string& text);
-    void reject(const Handle& rollout, const std::string& text);
+    void reject(const Handle& rollout, const Finding& finding);
     void log(const Handle& rollout, EntryKind kind, const std::string& code, const std::string& text);
-    Task<void> make_durable(Handle rollout);
+    Task<bool> make_durable(Handle rollout);
 
     Parts parts_;
     Pacing pacing_;

@@ -1,0 +1,34 @@
+// Which path of the HTTP API is answered by whom, and what a listener serves.
+#pragma once
+
+#include "keeld/api/server.h"
+#include "keeld/api/views.h"
+#include "keeld/cache/feed.h"
+#include "keeld/config.h"
+#include "keeld/loop.h"
+
+namespace keel {
+
+class Router {
+public:
+    Router(const Config& config, Views& views, CacheFeed& feed, std::function<bool()> ready);
+
+    // The addresses that were bound, in the order of `listen` in the configuration: what a request's listener may serve.
+    void set_addresses(std::vector<std::string> addresses) { addresses_ = std::move(addresses); }
+
+    // 404 for paths that are not served here, 405 for another method, 403 for what this listener may not do.
+    [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
+
+private:
+    [[nodiscard]] bool serves(const ApiRequest& request, const std::string& what) const;
+    [[nodiscard]] ApiResponse read(const ApiRequest& request);
+    [[nodiscard]] Task<ApiResponse> events(ApiRequest request);
+
+    const Config& config_;
+    Views& views_;
+    CacheFeed& feed_;
+    std::function<bool()> ready_;
+    std::vector<std::string> addresses_;
+};
+
+}  // namespace keel

@@ -1,0 +1,508 @@
+#include "keeld/api/views.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "keeld/json.h"
+
+namespace keel {
+namespace {
+
+json_t* time_or_null(Time time) { return time == Time{} ? json_null() : json_text(format_time(time)); }
+
+void set(json_t* object, const char* key, std::string_view text) { json_object_set_new(object, key, json_text(text)); }
+
+void set_or_null(json_t* object, const char* key, std::string_view text) {
+    json_object_set_new(object, key, json_text_or_null(text));
+}
+
+void set_number(json_t* object, const char* key, std::int64_t number) {
+    json_object_set_new(object, key, json_integer(number));
+}
+
+ApiResponse answer(const Json& root) {
+    ApiResponse response;
+    response.body = dump_json(root.get());
+    return response;
+}
+
+Json page(json_t* items, const std::string& next) {
+    Json root(json_object());
+    json_object_set_new(root.get(), "items", items);
+    json_object_set_new(root.get(), "next", json_text_or_null(next));
+    return root;
+}
+
+int limit_of(const ApiRequest& request) {
+    int limit = 100;
+    if (const auto text = request.parameter("limit")) {
+        std::from_chars(text->data(), text->data() + text->size(), limit);
+    }
+    return std::clamp(limit, 1, 1000);
+}
+
+json_t* rate_text(const Rate& rate) {
+    if (rate.count == 0) {
+        return json_text("unlimited");
+    }
+    return json_text(std::to_string(rate.count) + " per " + format_duration(rate.per));
+}
+
+json_t* targets_array(const std::string& text) {
+    Json list = parse_json(text);
+    return list ? list.release() : json_array();
+}
+
+Json rollout_object(const RolloutRow& row) {
+    Json object(json_object());
+    set(object.get(), "id", row.id);
+    set(object.get(), "workload", row.workload);
+    set(object.get(), "uid", row.uid);
+    set(object.get(), "state", row.state);
+    set_or_null(object.get(), "reason", row.reason);
+    set_or_null(object.get(), "text", row.text);
+    json_object_set_new(object.get(), "targets", targets_array(row.targets));
+    set_number(object.get(), "attempt", row.attempt);
+    set_or_null(object.get(), "cause", row.cause);
+    json_object_set_new(object.get(), "created", time_or_null(row.created));
+    json_object_set_new(object.get(), "intended", time_or_null(row.intended));
+    json_object_set_new(object.get(), "applied", time_or_null(row.applied));
+    json_object_set_new(object.get(), "deadline", time_or_null(row.deadline));
+    json_object_set_new(object.get(), "ended", time_or_null(row.ended));
+    return object;
+}
+
+json_t* setting_object(const Setting& setting) {
+    json_t* object = json_object();
+    set(object, "value", setting.value);
+    set(object, "layer", setting.layer);
+    json_t* losers = json_array();
+    for (const Setting::Loser& loser : setting.overridden) {
+        json_t* item = json_object();
+        set(item, "value", loser.value);
+        set(item, "layer", loser.layer);
+        json_array_append_new(losers, item);
+    }
+    json_object_set_new(object, "overridden", losers);
+    return object;
+}
+
+json_t* running_array(const CatalogueEntry& entry, const Container& container) {
+    json_t* list = json_array();
+    for (const RunningImage& image : entry.running.images) {
+        if (image.container != container.name || image.init != container.init) {
+            continue;
+        }
+        json_t* item = json_object();
+        set_or_null(item, "digest", image.digest);
+        set_number(item, "pods", image.pods);
+        set_or_null(item, "platform", image.platform);
+        json_object_set_new(item, "since", time_or_null(entry.running.as_of));
+        json_array_append_new(list, item);
+    }
+    return list;
+}
+
+// What a person can do about a verdict, or what keeld does next by itself.
+std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGate>& gates,
+                      const std::optional<RolloutRow>& rollout) {
+    if (rollout && rollout->state != "waiting") {
+        return "rollout " + rollout->id + " is " + rollout->state;
+    }
+    if (!verdict.targets.empty() && !gates.empty()) {
+        return std::string(to_string(gates.front().gate)) + ": " + gates.front().text;
+    }
+    switch (verdict.verdict) {
+        case Verdict::roll: return "it is restarted next";
+        case Verdict::current: return "nothing; the tag is looked at again on its schedule";
+        case Verdict::ignore: return "nothing";
+        case Verdict::blocked: return "a person, or what the sentence names";
+    }
+    return "";
+}
+
+}  // namespace
+
+Views::Views(Parts parts) : parts_(std::move(parts)) {}
+
+void Views::add_problem(std::vector<Problem>& now, std::string code, std::string text, std::string next) {
+    const auto before = std::ranges::find_if(problems_, [&](const Problem& one) {
+        return one.code == code && (one.text == text || code != "tag-unanswered");
+    });
+    const Time since = before != problems_.end() ? before->since : parts_.clock.now();
+    now.push_back(Problem{std::move(code), std::move(text), since, std::move(next)});
+}
+
+const std::vector<Problem>& Views::problems() {
+    std::vector<Problem> now;
+    if (!parts_.ledger.problem().empty()) {
+        add_problem(now, "ledger-not-writable", parts_.ledger.problem(),
+                    "nothing is started until it can be written; make room or mend its permissions");
+    }
+    if (parts_.ledger_lost()) {
+        add_problem(now, "ledger-lost", "the Lease remembers another ledger than this one; keeld only observes",
+                    "bring the old ledger back, or delete the annotation keel.sh/ledger of the Lease and restart");
+    }
+    for (const auto& [what, text] : parts_.cluster_problems()) {
+        add_problem(now, "cluster-unreachable", what + ": " + text, "tried again with back-off");
+    }
+    if (parts_.planner != nullptr && !parts_.planner->baseline_problem().empty()) {
+        add_problem(now, "baseline-incomplete", parts_.planner->baseline_problem(), "tried again every 5 s");
+    }
+    if (parts_.lease != nullptr && parts_.config.mode == Mode::act && !parts_.lease->held()) {
+        const std::string holder = parts_.lease->holder();
+        add_problem(now, "not-leader",
+                    parts_.lease->problem().empty() ? "the Lease is held by " + (holder.empty() ? "nobody yet" : holder)
+                                                    : parts_.lease->problem(),
+                    "nothing is written until this keeld holds the Lease");
+    }
+    for (const CacheFeed::State& cache : parts_.feed.states()) {
+        if (!cache.problem.empty()) {
+            add_problem(now, "cache-unreachable", "cache " + cache.name + ": " + cache.problem,
+                        "read again with back-off; look-ups and other caches go on");
+        }
+    }
+    for (const auto& [tag, info] : parts_.tags.all()) {
+        if (!info.failure.empty() && parts_.planner != nullptr && parts_.planner->in_use(tag)) {
+            add_problem(now, "tag-unanswered", tag.to_string() + ": " + info.failure, "asked again with back-off");
+        }
+    }
+    problems_ = std::move(now);
+    return problems_;
+}
+
+ApiResponse Views::status() {
+    const Json root(json_object());
+    set(root.get(), "mode", parts_.config.mode == Mode::act ? "act" : "observe");
+    set(root.get(), "version", KEEL_VERSION);
+    json_object_set_new(root.get(), "ready", json_boolean(parts_.ready()));
+    if (parts_.lease != nullptr) {
+        json_t* leader = json_object();
+        json_object_set_new(leader, "held", json_boolean(parts_.lease->held()));
+        set_or_null(leader, "holder", parts_.lease->holder());
+        json_object_set_new(root.get(), "leader", leader);
+    } else {
+        json_object_set_new(root.get(), "leader", json_null());
+    }
+    json_t* caches = json_array();
+    for (const CacheFeed::State& state : parts_.feed.states()) {
+        json_t* cache = json_object();
+        set(cache, "name", state.name);
+        set_or_null(cache, "epoch", state.epoch);
+        set(cache, "seq", std::to_string(state.seq));
+        json_object_set_new(cache, "last_event", time_or_null(state.last_event));
+        json_object_set_new(cache, "last_resync", time_or_null(state.last_resync));
+        set_or_null(cache, "problem", state.problem);
+        json_array_append_new(caches, cache);
+    }
+    json_object_set_new(root.get(), "caches", caches);
+    json_t* registries = json_object();
+    for (const auto& [name, registry] : parts_.config.registries) {
+        json_t* item = json_object();
+        set_or_null(item, "through", registry.through);
+        set_or_null(item, "direct", registry.direct);
+        set_or_null(item, "upstream", registry.upstream);
+        json_object_set_new(registries, name.c_str(), item);
+    }
+    json_object_set_new(root.get(), "registries", registries);
+    json_t* cluster = json_object();
+    set_number(cluster, "namespaces", static_cast<std::int64_t>(parts_.catalogue.namespaces().size()));
+    set_number(cluster, "workloads", static_cast<std::int64_t>(parts_.catalogue.workloads().size()));
+    set_number(cluster, "tags", static_cast<std::int64_t>(parts_.catalogue.by_tag().size()));
+    json_object_set_new(cluster, "baseline",
+                        json_boolean(parts_.planner != nullptr && parts_.planner->baseline_done()));
+    json_object_set_new(root.get(), "cluster", cluster);
+    json_t* ledger = json_object();
+    set(ledger, "id", parts_.ledger.id());
+    set(ledger, "path", parts_.config.ledger_path);
+    set_number(ledger, "queued", static_cast<std::int64_t>(parts_.ledger.queued()));
+    set_or_null(ledger, "problem", parts_.ledger.problem());
+    json_object_set_new(root.get(), "ledger", ledger);
+    json_t* pacing = json_object();
+    json_object_set_new(pacing, "cluster", rate_text(parts_.config.pacing.cluster));
+    json_object_set_new(pacing, "namespace", rate_text(parts_.config.pacing.ns));
+    set_number(pacing, "concurrent", parts_.config.pacing.concurrent);
+    if (parts_.rollouts != nullptr) {
+        const auto free = parts_.rollouts->pacing().next_free("", parts_.clock.now());
+        set_number(pacing, "used", parts_.rollouts->pacing().used(parts_.clock.now()));
+        json_object_set_new(pacing, "next_free", free ? json_text(format_time(*free)) : json_null());
+    }
+    json_object_set_new(root.get(), "pacing", pacing);
+    json_t* list = json_array();
+    for (const Problem& problem : problems()) {
+        json_t* item = json_object();
+        set(item, "code", problem.code);
+        set(item, "text", problem.text);
+        json_object_set_new(item, "since", time_or_null(problem.since));
+        set(item, "next", problem.next);
+        json_array_append_new(list, item);
+    }
+    json_object_set_new(root.get(), "problems", list);
+    return answer(root);
+}
+
+Json Views::workload_summary(const CatalogueEntry& entry, const WorkloadVerdict& verdict) const {
+    Json object(json_object());
+    set(object.get(), "workload", entry.object.key.to_string());
+    set(object.get(), "uid", entry.object.uid);
+    set_or_null(object.get(), "enrolled_by", verdict.standing.enrolled_by);
+    set(object.get(), "verdict", to_string(verdict.verdict));
+    set(object.get(), "reason", to_string(verdict.reason));
+    json_t* containers = json_array();
+    for (std::size_t i = 0; i < entry.object.containers.size(); ++i) {
+        json_t* item = json_object();
+        set(item, "name", entry.object.containers[i].name);
+        set(item, "reference", entry.object.containers[i].image);
+        set(item, "verdict", to_string(verdict.containers[i].verdict));
+        set(item, "reason", to_string(verdict.containers[i].reason));
+        json_array_append_new(containers, item);
+    }
+    json_object_set_new(object.get(), "containers", containers);
+    return object;
+}
+
+ApiResponse Views::workloads(const ApiRequest& request) {
+    if (parts_.planner == nullptr) {
+        return answer(page(json_array(), ""));
+    }
+    const std::string ns = request.parameter("namespace").value_or("");
+    const std::string wanted = request.parameter("verdict").value_or("");
+    const std::string reason = request.parameter("reason").value_or("");
+    const std::string after = request.parameter("after").value_or("");
+    const int limit = limit_of(request);
+    auto at = parts_.catalogue.workloads().begin();
+    if (!after.empty()) {
+        const Expected<WorkloadKey> key = WorkloadKey::parse(after);
+        if (!key) {
+            return api_error(400, key.error().code, key.error().text);
+        }
+        at = parts_.catalogue.workloads().upper_bound(*key);
+    }
+    json_t* items = json_array();
+    std::string last;
+    for (; at != parts_.catalogue.workloads().end(); ++at) {
+        const auto& [key, entry] = *at;
+        if (!ns.empty() && key.ns != ns) {
+            continue;
+        }
+        const WorkloadVerdict verdict = parts_.planner->verdict(entry);
+        const bool fits = (wanted.empty() || wanted == to_string(verdict.verdict)) &&
+                          (reason.empty() || reason == to_string(verdict.reason));
+        if (!fits) {
+            continue;
+        }
+        if (static_cast<int>(json_array_size(items)) == limit) {
+            return answer(page(items, last));
+        }
+        json_array_append_new(items, workload_summary(entry, verdict).release());
+        last = key.to_string();
+    }
+    return answer(page(items, ""));
+}
+
+Json Views::container_detail(const CatalogueEntry& entry, std::size_t at, const ContainerVerdict& verdict,
+                             const Standing& standing) const {
+    const Container& container = entry.object.containers[at];
+    Json object(json_object());
+    set(object.get(), "name", container.name);
+    json_object_set_new(object.get(), "init", json_boolean(container.init));
+    set(object.get(), "reference", container.image);
+    set_or_null(object.get(), "tag", verdict.tag ? verdict.tag->to_string() : "");
+    json_object_set_new(object.get(), "running", running_array(entry, container));
+    set(object.get(), "verdict", to_string(verdict.verdict));
+    set(object.get(), "reason", to_string(verdict.reason));
+    set(object.get(), "sentence", verdict.sentence);
+    json_t* target = json_null();
+    if (verdict.target && verdict.verdict == Verdict::roll) {
+        target = json_object();
+        set(target, "name", verdict.target->tag.name);
+        set(target, "digest", verdict.target->to.to_string());
+    }
+    json_object_set_new(object.get(), "target", target);
+    const TagInfo* info = verdict.tag ? parts_.tags.find(*verdict.tag) : nullptr;
+    json_t* newest = json_null();
+    if (info != nullptr && !info->current.empty()) {
+        newest = json_object();
+        set(newest, "name", info->tag.name);
+        set(newest, "digest", info->current.to_string());
+        json_object_set_new(newest, "seen", time_or_null(info->since));
+    }
+    json_object_set_new(object.get(), "newest", newest);
+    json_t* settings = json_object();
+    json_object_set_new(settings, "policy", setting_object(standing.policy));
+    json_object_set_new(object.get(), "settings", settings);
+    json_t* freshness = json_object();
+    json_object_set_new(freshness, "confirmed", info != nullptr ? time_or_null(info->confirmed_at) : json_null());
+    set_or_null(freshness, "by", info != nullptr ? info->confirmed_by : "");
+    set_or_null(freshness, "failure", info != nullptr ? info->failure : "");
+    json_object_set_new(object.get(), "freshness", freshness);
+    return object;
+}
+
+ApiResponse Views::workload(const std::string& text) {
+    const Expected<WorkloadKey> key = WorkloadKey::parse(text);
+    if (!key) {
+        return api_error(400, key.error().code, key.error().text);
+    }
+    const CatalogueEntry* entry = parts_.catalogue.find(*key);
+    if (entry == nullptr || parts_.planner == nullptr) {
+        return api_error(404, "not-found", key->to_string() + " is not in the cluster");
+    }
+    const WorkloadVerdict verdict = parts_.planner->verdict(*entry);
+    const std::optional<RolloutRow> rollout = parts_.rollouts->active(*key);
+    const std::vector<ClosedGate> gates =
+        verdict.targets.empty() ? std::vector<ClosedGate>{} : parts_.rollouts->gates(*key, verdict);
+    const Json root(json_object());
+    set(root.get(), "workload", key->to_string());
+    set(root.get(), "uid", entry->object.uid);
+    set_or_null(root.get(), "enrolled_by", verdict.standing.enrolled_by);
+    set(root.get(), "verdict", to_string(verdict.verdict));
+    set(root.get(), "reason", to_string(verdict.reason));
+    set(root.get(), "sentence", verdict.sentence);
+    set(root.get(), "next", next_step(verdict, gates, rollout));
+    json_t* containers = json_array();
+    for (std::size_t i = 0; i < verdict.containers.size(); ++i) {
+        json_array_append_new(containers,
+                              container_detail(*entry, i, verdict.containers[i], verdict.standing).release());
+    }
+    json_object_set_new(root.get(), "containers", containers);
+    json_object_set_new(root.get(), "rollout", rollout ? rollout_object(*rollout).release() : json_null());
+    json_t* list = json_array();
+    for (const ClosedGate& gate : gates) {
+        json_t* item = json_object();
+        set(item, "gate", to_string(gate.gate));
+        json_object_set_new(item, "open", json_false());
+        json_object_set_new(item, "until", gate.until ? json_text(format_time(*gate.until)) : json_null());
+        set(item, "text", gate.text);
+        json_array_append_new(list, item);
+    }
+    json_object_set_new(root.get(), "gates", list);
+    return answer(root);
+}
+
+ApiResponse Views::tags(const ApiRequest& request) {
+    std::vector<const TagInfo*> all;
+    for (const auto& [tag, info] : parts_.tags.all()) {
+        all.push_back(&info);
+    }
+    std::ranges::sort(all, [](const TagInfo* one, const TagInfo* other) {
+        return std::pair(other->since, one->tag) < std::pair(one->since, other->tag);
+    });
+    const std::string after = request.parameter("after").value_or("");
+    auto at = all.begin();
+    if (!after.empty()) {
+        at = std::ranges::find_if(all, [&after](const TagInfo* info) { return info->tag.to_string() == after; });
+        at += at != all.end() ? 1 : 0;
+    }
+    json_t* items = json_array();
+    const int limit = limit_of(request);
+    std::string next;
+    for (; at != all.end(); ++at) {
+        if (static_cast<int>(json_array_size(items)) == limit) {
+            next = (*std::prev(at))->tag.to_string();
+            break;
+        }
+        const TagInfo& info = **at;
+        json_t* item = json_object();
+        set(item, "tag", info.tag.to_string());
+        set_or_null(item, "digest", info.current.to_string());
+        set(item, "kind", to_string(info.kind));
+        json_object_set_new(item, "since", time_or_null(info.since));
+        set_or_null(item, "pending", info.pending.to_string());
+        json_object_set_new(item, "confirmed", time_or_null(info.confirmed_at));
+        set_or_null(item, "confirmed_by", info.confirmed_by);
+        set_or_null(item, "failure", info.failure);
+        json_t* history = json_array();
+        for (const auto& [digest, seen] : info.seen) {
+            json_t* line = json_object();
+            set(line, "digest", digest.to_string());
+            json_object_set_new(line, "first_seen", time_or_null(seen.first));
+            json_object_set_new(line, "last_seen", time_or_null(seen.last));
+            set(line, "source", seen.source);
+            json_object_set_new(line, "confirmed", json_boolean(seen.confirmed));
+            json_array_append_new(history, line);
+        }
+        json_object_set_new(item, "history", history);
+        json_t* workloads = json_array();
+        for (const WorkloadKey& key : parts_.catalogue.consumers(info.tag)) {
+            json_array_append_new(workloads, json_text(key.to_string()));
+        }
+        json_object_set_new(item, "workloads", workloads);
+        json_array_append_new(items, item);
+    }
+    return answer(page(items, next));
+}
+
+ApiResponse Views::rollouts(const ApiRequest& request) {
+    const int limit = limit_of(request);
+    const std::string workload = request.parameter("workload").value_or("");
+    const std::string after = request.parameter("after").value_or("");
+    std::vector<RolloutRow> rows = parts_.ledger.rollouts(workload, after, limit + 1);
+    json_t* items = json_array();
+    if (after.empty() && parts_.rollouts != nullptr) {
+        for (const RolloutRow& row : parts_.rollouts->all_active()) {
+            const bool kept = std::ranges::any_of(rows, [&row](const RolloutRow& one) { return one.id == row.id; });
+            if (!kept && (workload.empty() || workload == row.workload)) {
+                json_array_append_new(items, rollout_object(row).release());
+            }
+        }
+    }
+    const bool more = static_cast<int>(rows.size()) > limit;
+    if (more) {
+        rows.pop_back();
+    }
+    for (const RolloutRow& row : rows) {
+        json_array_append_new(items, rollout_object(row).release());
+    }
+    return answer(page(items, more ? rows.back().id : ""));
+}
+
+ApiResponse Views::ledger(const ApiRequest& request) {
+    EntryQuery query;
+    query.limit = limit_of(request);
+    query.workload = request.parameter("workload").value_or("");
+    if (const auto text = request.parameter("kind")) {
+        query.kind = parse_entry_kind(*text);
+        if (!query.kind) {
+            return api_error(400, "bad-parameter", "kind: \"" + *text + "\" is not a kind of ledger entry");
+        }
+    }
+    if (const auto text = request.parameter("since")) {
+        query.since = parse_time(*text);
+        if (!query.since) {
+            return api_error(400, "bad-parameter", "since: \"" + *text + "\" is not an RFC 3339 time");
+        }
+    }
+    if (const auto text = request.parameter("after")) {
+        std::uint64_t seq = 0;
+        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), seq);
+        if (error != std::errc{} || end != text->data() + text->size()) {
+            return api_error(400, "bad-parameter", "after: \"" + *text + "\" is not a sequence number");
+        }
+        query.after = seq;
+    }
+    json_t* items = json_array();
+    std::string last;
+    for (const Entry& entry : parts_.ledger.entries(query)) {
+        json_t* item = json_object();
+        last = std::to_string(entry.seq);
+        set(item, "seq", last);
+        json_object_set_new(item, "at", time_or_null(entry.at));
+        set(item, "kind", to_string(entry.kind));
+        set_or_null(item, "workload", entry.workload);
+        set_or_null(item, "container", entry.container);
+        set_or_null(item, "tag", entry.tag);
+        set_or_null(item, "from", entry.from);
+        set_or_null(item, "to", entry.to);
+        set_or_null(item, "rollout", entry.rollout);
+        set_or_null(item, "code", entry.code);
+        set_or_null(item, "cause", entry.cause);
+        set_or_null(item, "text", entry.text);
+        json_array_append_new(items, item);
+    }
+    const bool full = static_cast<int>(json_array_size(items)) == query.limit;
+    return answer(page(items, full ? last : ""));
+}
+
+}  // namespace keel

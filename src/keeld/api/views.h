@@ -1,0 +1,75 @@
+// The objects of keeld's HTTP API (and of `keelctl -o json`), rendered from the live state, and its metrics.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/expected.h"
+#include "keeld/api/server.h"
+#include "keeld/cache/feed.h"
+#include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/tags.h"
+#include "keeld/clock.h"
+#include "keeld/cluster/client.h"
+#include "keeld/cluster/lease.h"
+#include "keeld/config.h"
+#include "keeld/ledger/ledger.h"
+#include "keeld/registry/registry.h"
+#include "keeld/rollout/planner.h"
+#include "keeld/rollout/rollouts.h"
+
+namespace keel {
+
+// Something that needs attention, as GET /v1/status lists it.
+struct Problem {
+    std::string code;
+    std::string text;
+    Time since;
+    std::string next;  // what keeld or a person does about it
+};
+
+class Views {
+public:
+    // Null pointers where keeld runs without a cluster.
+    struct Parts {
+        const Config& config;
+        const Clock& clock;
+        Ledger& ledger;
+        Tags& tags;
+        Registry& registry;
+        CacheFeed& feed;
+        Catalogue& catalogue;
+        Planner* planner = nullptr;
+        Rollouts* rollouts = nullptr;
+        Lease* lease = nullptr;
+        std::function<std::map<std::string, std::string>()> cluster_problems;
+        std::function<bool()> ready;
+        std::function<bool()> ledger_lost;
+    };
+    explicit Views(Parts parts);
+
+    [[nodiscard]] ApiResponse status();
+    [[nodiscard]] ApiResponse workloads(const ApiRequest& request);
+    [[nodiscard]] ApiResponse workload(const std::string& key);
+    [[nodiscard]] ApiResponse tags(const ApiRequest& request);
+    [[nodiscard]] ApiResponse rollouts(const ApiRequest& request);
+    [[nodiscard]] ApiResponse ledger(const ApiRequest& request);
+    [[nodiscard]] ApiResponse metrics();
+
+    // What is wrong now. To be called once a second as well, so that `since` is true.
+    const std::vector<Problem>& problems();
+
+private:
+    [[nodiscard]] Json workload_summary(const CatalogueEntry& entry, const WorkloadVerdict& verdict) const;
+    [[nodiscard]] Json container_detail(const CatalogueEntry& entry, std::size_t at, const ContainerVerdict& verdict,
+                                        const Standing& standing) const;
+    void add_problem(std::vector<Problem>& now, std::string code, std::string text, std::string next);
+
+    Parts parts_;
+    std::vector<Problem> problems_;
+};
+
+}  // namespace keel

@@ -1,0 +1,380 @@
+#include "keeld/daemon.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+
+#include <array>
+#include <utility>
+
+namespace keel {
+namespace {
+
+constexpr std::size_t kMaxBody = 256U << 10U;
+constexpr auto kUpkeep = std::chrono::seconds(1);
+constexpr auto kPrune = std::chrono::hours(1);
+constexpr auto kStopGrace = std::chrono::milliseconds(2'000);
+
+std::string host_name() {
+    std::array<char, 256> name{};
+    return gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : "keeld";
+}
+
+// What keeld asks of the API server, beside what it is for; `act` adds what only writing needs.
+struct Need {
+    ClusterClient::AccessQuestion question;
+    bool act = false;
+};
+
+std::vector<Need> needs_in(const std::string& ns) {
+    std::vector<Need> needs;
+    const auto add = [&needs, &ns](const char* group, const char* resource, std::initializer_list<const char*> verbs,
+                                   bool act) {
+        for (const char* verb : verbs) {
+            needs.push_back({{verb, group, resource, ns}, act});
+        }
+    };
+    add("apps", "deployments", {"get", "list", "watch"}, false);
+    add("apps", "statefulsets", {"get", "list", "watch"}, false);
+    add("apps", "daemonsets", {"get", "list", "watch"}, false);
+    add("batch", "cronjobs", {"get", "list", "watch"}, false);
+    add("batch", "jobs", {"list"}, false);
+    add("apps", "replicasets", {"list"}, false);
+    add("apps", "controllerrevisions", {"list"}, false);
+    add("", "pods", {"list"}, false);
+    add("apps", "deployments", {"patch"}, true);
+    add("apps", "statefulsets", {"patch"}, true);
+    add("apps", "daemonsets", {"patch"}, true);
+    return needs;
+}
+
+}  // namespace
+
+Daemon::Daemon(Loop& loop, Config config) : loop_(loop), config_(std::move(config)) {}
+
+Daemon::~Daemon() = default;
+
+Expected<ClusterAccess> Daemon::cluster_access() const {
+    return config_.kubernetes->kubeconfig.empty()
+               ? in_cluster_access()
+               : load_kubeconfig(config_.kubernetes->kubeconfig, config_.kubernetes->context);
+}
+
+void Daemon::make_components() {
+    http_ = std::make_unique<HttpClient>(loop_, "keeld/" KEEL_VERSION);
+    tags_ = std::make_unique<Tags>(*ledger_);
+    registry_ = std::make_unique<Registry>(*http_, config_, *ledger_);
+    catalogue_ = std::make_unique<Catalogue>([this](const WorkloadKey& key) {
+        if (planner_) {
+            planner_->reconsider(key);
+        }
+    });
+    observations_ = std::make_unique<Observations>(
+        loop_, clock_, *ledger_, *tags_, *registry_,
+        [this](const Tag& tag) {
+            if (planner_) {
+                planner_->reconsider(tag);
+            }
+        },
+        [this](const Tag& tag) {
+            if (schedule_) {
+                schedule_->hint(tag);
+            }
+        });
+    feed_ = std::make_unique<CacheFeed>(loop_, *http_, config_, clock_, *ledger_,
+                                        [this](const CacheNews& news) { observations_->take(news); });
+}
+
+void Daemon::make_cluster_components(ClusterAccess access) {
+    cluster_ = std::make_unique<ClusterClient>(loop_, *http_, std::move(access));
+    pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock_);
+    schedule_ = std::make_unique<Schedule>(loop_, config_, clock_, *tags_, *observations_,
+                                           [this](const Tag& tag) { return planner_->in_use(tag); });
+    planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_,
+                                                        *ledger_, *schedule_, rollouts_pointer_});
+    LeaseOptions lease;
+    lease.ns = config_.kubernetes->lease_namespace;
+    lease.name = config_.kubernetes->lease_name;
+    lease.identity = host_name() + "_" + ledger_->id();
+    lease.ledger_id = ledger_->id();
+    lease_ = std::make_unique<Lease>(loop_, *cluster_, std::move(lease));
+    rollouts_ = std::make_unique<Rollouts>(Rollouts::Parts{
+        loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_, *lease_,
+        [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
+        [this](Tag tag) { return observations_->look_up(std::move(tag)); },
+        [this](const WorkloadKey& key) { planner_->reconsider(key); }});
+    rollouts_pointer_ = rollouts_.get();
+}
+
+// E2: fails loudly at start, naming every missing permission at once.
+Task<std::vector<Error>> Daemon::check_cluster() {
+    std::vector<Error> errors;
+    std::vector<Need> needs;
+    const std::vector<std::string> everywhere{""};
+    const std::vector<std::string>& scopes =
+        config_.kubernetes->namespaces.empty() ? everywhere : config_.kubernetes->namespaces;
+    for (const std::string& ns : scopes) {
+        const std::vector<Need> own = needs_in(ns);
+        needs.insert(needs.end(), own.begin(), own.end());
+    }
+    const std::string lease_ns = config_.kubernetes->lease_namespace;
+    for (const char* verb : {"get", "create", "update"}) {
+        needs.push_back({{verb, "coordination.k8s.io", "leases", lease_ns}, true});
+    }
+    if (config_.kubernetes->namespaces.empty()) {
+        needs.push_back({{"list", "", "namespaces", ""}, false});
+        needs.push_back({{"watch", "", "namespaces", ""}, false});
+    }
+    for (const Need& need : needs) {
+        if (need.act && config_.mode != Mode::act) {
+            continue;
+        }
+        const ClusterClient::AccessQuestion question = need.question;
+        const Expected<bool> allowed = co_await cluster_->allowed(question);
+        if (!allowed) {
+            errors.push_back({"cluster", "kubernetes: the API server cannot be used: " + allowed.error().text});
+            co_return errors;
+        }
+        if (!*allowed) {
+            errors.push_back({"permission", "kubernetes: may not " + question.verb + " " + question.resource +
+                                                (question.group.empty() ? "" : "." + question.group) +
+                                                (question.ns.empty() ? "" : " in namespace " + question.ns) +
+                                                "; grant it to keeld's account (conf/kubernetes/rbac.yaml)"});
+        }
+    }
+    co_return errors;
+}
+
+Task<std::vector<Error>> Daemon::start(bool check_only) {
+    std::vector<Error> errors;
+    Expected<std::unique_ptr<Ledger>> ledger = Ledger::open(loop_, config_.ledger_path);
+    if (!ledger) {
+        errors.push_back(ledger.error());
+        co_return errors;
+    }
+    ledger_ = std::move(*ledger);
+    make_components();
+    if (config_.kubernetes) {
+        Expected<ClusterAccess> access = cluster_access();
+        if (!access) {
+            errors.push_back(access.error());
+            co_return errors;
+        }
+        make_cluster_components(std::move(*access));
+        const std::vector<Error> cluster = co_await check_cluster();
+        errors.insert(errors.end(), cluster.begin(), cluster.end());
+    }
+    views_ = std::make_unique<Views>(Views::Parts{
+        config_, clock_, *ledger_, *tags_, *registry_, *feed_, *catalogue_, planner_.get(), rollouts_.get(),
+        lease_.get(), [this] { return cluster_problems_; }, [this] { return ready_; },
+        [this] { return ledger_lost_; }});
+    router_ = std::make_unique<Router>(config_, *views_, *feed_, [this] { return ready_; });
+    if (check_only || !errors.empty()) {
+        co_return errors;
+    }
+    server_ = std::make_unique<Server>(
+        loop_, [this](ApiRequest request) { return router_->handle(std::move(request)); }, kMaxBody);
+    for (const ListenConfig& where : config_.listen) {
+        const Expected<void> bound = server_->listen(where);
+        if (!bound) {
+            errors.push_back(bound.error());
+        }
+    }
+    router_->set_addresses(server_->addresses());
+    co_return errors;
+}
+
+void Daemon::run_background() {
+    Entry started;
+    started.at = clock_.now();
+    started.kind = EntryKind::started;
+    started.code = config_.mode == Mode::act ? "act" : "observe";
+    started.text = "keeld " KEEL_VERSION;
+    ledger_->append(std::move(started));
+    for (const std::string& address : server_->addresses()) {
+        spdlog::info("listening on {}", address);
+    }
+    asio::co_spawn(loop_, run_upkeep(), asio::detached);
+    for (const CacheConfig& cache : config_.caches) {
+        asio::co_spawn(loop_, feed_->run(cache.name), asio::detached);
+    }
+    if (!config_.kubernetes) {
+        ready_ = true;
+        return;
+    }
+    asio::co_spawn(loop_, schedule_->run(), asio::detached);
+    asio::co_spawn(loop_, planner_->run(), asio::detached);
+    asio::co_spawn(loop_, planner_->run_baseline(), asio::detached);
+    if (config_.mode == Mode::act) {
+        asio::co_spawn(loop_, lease_->run([this] { lease_changed(); }), asio::detached);
+    }
+    make_reflectors();
+}
+
+void Daemon::make_reflectors() {
+    const std::vector<std::string> everywhere{""};
+    const std::vector<std::string>& scopes =
+        config_.kubernetes->namespaces.empty() ? everywhere : config_.kubernetes->namespaces;
+    for (const std::string& ns : scopes) {
+        follow_namespaces(ns);
+        for (const WorkloadKind kind : kWorkloadKinds) {
+            follow_workloads(kind, ns);
+        }
+    }
+}
+
+void Daemon::follow_workloads(WorkloadKind kind, const std::string& ns) {
+    const std::string path = collection_path(kind, ns);
+    ReflectorHandlers handlers;
+    handlers.begin = [this, kind, ns] { catalogue_->begin(kind, ns); };
+    handlers.upsert = [this, kind](const json_t* object) {
+        Expected<Workload> workload = decode_workload(kind, object, config_.defaults.restart_key);
+        if (workload) {
+            catalogue_->upsert(std::move(*workload));
+        } else {
+            spdlog::warn("{}", workload.error().text);
+        }
+    };
+    handlers.remove = [this, kind](const json_t* object) {
+        if (const Expected<Workload> gone = decode_workload(kind, object, config_.defaults.restart_key)) {
+            catalogue_->remove(gone->key);
+        }
+    };
+    handlers.end = [this, kind, ns, path] {
+        catalogue_->end(kind, ns);
+        listed_.insert(path);
+        collection_listed();
+    };
+    follow(path, "", std::move(handlers));
+}
+
+void Daemon::follow_namespaces(const std::string& only) {
+    const std::string path = "/api/v1/namespaces";
+    const std::string query = only.empty() ? "" : "fieldSelector=metadata.name%3D" + only;
+    ReflectorHandlers handlers;
+    handlers.begin = [this, only] { catalogue_->begin_namespaces(only); };
+    handlers.upsert = [this](const json_t* object) {
+        if (Expected<Namespace> ns = decode_namespace(object)) {
+            catalogue_->upsert(std::move(*ns));
+        }
+    };
+    handlers.remove = [this](const json_t* object) {
+        if (const Expected<Namespace> gone = decode_namespace(object)) {
+            catalogue_->remove_namespace(gone->name);
+        }
+    };
+    handlers.end = [this, only, path] {
+        catalogue_->end_namespaces(only);
+        listed_.insert(path + only);
+        collection_listed();
+    };
+    follow(path, query, std::move(handlers));
+}
+
+void Daemon::follow(const std::string& path, const std::string& query, ReflectorHandlers handlers) {
+    const std::string name = query.empty() ? path : path + "?" + query;
+    handlers.problem = [this, name](const std::string& text) {
+        if (text.empty()) {
+            cluster_problems_.erase(name);
+        } else if (cluster_problems_.insert_or_assign(name, text).second) {
+            spdlog::warn("{}: {}", name, text);
+        }
+    };
+    reflectors_.push_back(std::make_unique<Reflector>(loop_, *cluster_, path, query, std::move(handlers)));
+    asio::co_spawn(loop_, reflectors_.back()->run(), asio::detached);
+}
+
+// Ready once every collection has been listed; from then on there are verdicts.
+void Daemon::collection_listed() {
+    if (ready_ || listed_.size() < reflectors_.size()) {
+        return;
+    }
+    ready_ = true;
+    spdlog::info("ready: {} workloads in {} namespaces", catalogue_->workloads().size(), catalogue_->namespaces().size());
+    // Before anything new is offered: what is open in the ledger goes on, each rollout waiting for the Lease by itself.
+    rollouts_->recover();
+    planner_->start();
+}
+
+void Daemon::lease_changed() {
+    if (!lease_->remembered_ledger().empty() && lease_->remembered_ledger() != ledger_->id() &&
+        config_.ledger_loss_observe && !ledger_lost_) {
+        // A ledger that was lost takes with it what was intended and rejected: nothing is written on its ignorance.
+        ledger_lost_ = true;
+        config_.mode = Mode::observe;
+        spdlog::error("the Lease remembers the ledger {}, this one is {}: keeld only observes",
+                      lease_->remembered_ledger(), ledger_->id());
+    }
+    rollouts_->wake_waiting();
+}
+
+Task<void> Daemon::run_upkeep() {
+    Steady::time_point next_prune = Steady::now();
+    while (!stopping_) {
+        if (ledger_->queued() > 0) {
+            const Expected<void> done = co_await ledger_->durable();
+            (void)done;  // the ledger keeps it, and Views tell of it
+        }
+        views_->problems();
+        if (Steady::now() >= next_prune) {
+            next_prune = Steady::now() + kPrune;
+            ledger_->prune(clock_.now() - config_.ledger_keep);
+        }
+        co_await pause_for(loop_, kUpkeep);
+    }
+}
+
+void Daemon::reload() {
+    ConfigResult fresh = load_config(config_.path);
+    if (!fresh.config) {
+        for (const Error& error : fresh.errors) {
+            spdlog::error("{}", error.text);
+        }
+        spdlog::error("{}: not taken, the old configuration stays in force", config_.path);
+        return;
+    }
+    if (fresh.config->mode != config_.mode && config_.mode == Mode::observe) {
+        spdlog::error("mode: act needs a restart (permissions are checked and the Lease is taken at start); still observing");
+    } else {
+        config_.mode = fresh.config->mode;
+    }
+    config_.defaults = fresh.config->defaults;
+    config_.enrolment = fresh.config->enrolment;
+    config_.registries = fresh.config->registries;
+    config_.stateful_images = fresh.config->stateful_images;
+    config_.event_secrets = fresh.config->event_secrets;
+    if (catalogue_ && planner_) {
+        for (const auto& [key, entry] : catalogue_->workloads()) {
+            planner_->reconsider(key);
+        }
+    }
+    spdlog::info("{}: taken (mode observe, defaults, enrolment, registries, stateful, events.secret; the rest needs a restart)",
+                 config_.path);
+}
+
+Task<void> Daemon::stop() {
+    stopping_ = true;
+    co_await server_->shutdown(kStopGrace);
+    feed_->stop();
+    if (config_.kubernetes) {
+        schedule_->stop();
+        planner_->stop();
+        rollouts_->stop();
+        for (const std::unique_ptr<Reflector>& reflector : reflectors_) {
+            reflector->stop();
+        }
+        if (config_.mode == Mode::act) {
+            lease_->stop();
+            co_await lease_->release();
+        }
+    }
+    http_->shutdown();
+    const Expected<void> flushed = co_await ledger_->durable();
+    if (!flushed) {
+        spdlog::error("{}", flushed.error().text);
+    }
+}
+
+}  // namespace keel

@@ -1,0 +1,88 @@
+// keeld as a whole: makes the components, wires them, and ends them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/expected.h"
+#include "keeld/api/router.h"
+#include "keeld/api/server.h"
+#include "keeld/api/views.h"
+#include "keeld/cache/feed.h"
+#include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/observations.h"
+#include "keeld/catalogue/pods.h"
+#include "keeld/catalogue/tags.h"
+#include "keeld/clock.h"
+#include "keeld/cluster/client.h"
+#include "keeld/cluster/lease.h"
+#include "keeld/cluster/reflector.h"
+#include "keeld/config.h"
+#include "keeld/http/client.h"
+#include "keeld/ledger/ledger.h"
+#include "keeld/loop.h"
+#include "keeld/policy/schedule.h"
+#include "keeld/registry/registry.h"
+#include "keeld/rollout/planner.h"
+#include "keeld/rollout/rollouts.h"
+
+namespace keel {
+
+class Daemon {
+public:
+    Daemon(Loop& loop, Config config);
+    ~Daemon();
+
+    // Opens the ledger, reaches the API server, checks permissions, binds listeners; everything that is wrong is returned.
+    // Nothing runs before it has succeeded.
+    [[nodiscard]] Task<std::vector<Error>> start(bool check_only);
+    // Until stop() has been called and everything has ended.
+    void run_background();
+    // Ends within `grace`: listeners first, then rollouts at their next step, the Lease is given back, the ledger is flushed.
+    [[nodiscard]] Task<void> stop();
+    // SIGHUP: pacing, defaults, enrolment of a new configuration; listeners, ledger, cluster and caches need a restart.
+    void reload();
+
+private:
+    [[nodiscard]] Expected<ClusterAccess> cluster_access() const;
+    [[nodiscard]] Task<std::vector<Error>> check_cluster();
+    void make_components();
+    void make_cluster_components(ClusterAccess access);
+    void make_reflectors();
+    void follow_workloads(WorkloadKind kind, const std::string& ns);
+    void follow_namespaces(const std::string& only);
+    void follow(const std::string& path, const std::string& query, ReflectorHandlers handlers);
+    void collection_listed();
+    void lease_changed();
+    Task<void> run_upkeep();
+
+    Loop& loop_;
+    Config config_;
+    SystemClock clock_;
+    std::unique_ptr<Ledger> ledger_;
+    std::unique_ptr<HttpClient> http_;
+    std::unique_ptr<ClusterClient> cluster_;
+    std::unique_ptr<Lease> lease_;
+    std::unique_ptr<Tags> tags_;
+    std::unique_ptr<Registry> registry_;
+    std::unique_ptr<Catalogue> catalogue_;
+    std::unique_ptr<Observations> observations_;
+    std::unique_ptr<PodReader> pods_;
+    std::unique_ptr<Schedule> schedule_;
+    std::unique_ptr<Planner> planner_;
+    std::unique_ptr<Rollouts> rollouts_;
+    Rollouts* rollouts_pointer_ = nullptr;
+    std::unique_ptr<CacheFeed> feed_;
+    std::unique_ptr<Views> views_;
+    std::unique_ptr<Router> router_;
+    std::unique_ptr<Server> server_;
+    std::vector<std::unique_ptr<Reflector>> reflectors_;
+    std::map<std::string, std::string> cluster_problems_;  // by collection
+    std::set<std::string> listed_;                         // collections that have been listed once
+    bool ready_ = false;
+    bool ledger_lost_ = false;
+    bool stopping_ = false;
+};
+
+}  // namespace keel

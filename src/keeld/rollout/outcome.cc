@@ -33,8 +33,17 @@ Look without_image(const Pod& pod, const ContainerStatus& status, bool at_deadli
                                      (status.waiting_reason.empty() ? "" : ": " + status.waiting_reason)};
 }
 
+// An init container is well when it has ended well (then it is ready), or still runs and did not fail before.
+bool is_well(const ContainerStatus& status) {
+    if (!status.init) {
+        return status.running && status.ready;
+    }
+    const bool failed = !status.terminated_reason.empty() && status.terminated_reason != "Completed";
+    return status.ready || (status.waiting_reason.empty() && !failed);
+}
+
 Look on_target(const Pod& pod, const ContainerStatus& status, bool at_deadline) {
-    const bool fine = status.init || (status.running && status.ready);
+    const bool fine = is_well(status);
     if (fine || !at_deadline) {
         return {fine ? Arrival::proven : Arrival::on_the_way, where(pod, status)};
     }
@@ -114,6 +123,7 @@ Finding inspect(const std::vector<Pod>& updated, const std::vector<Target>& targ
             proven = proven && look.arrival == Arrival::proven;
             if (weight(look.arrival) > weight(finding.arrival)) {
                 finding.arrival = look.arrival;
+                finding.container = target.container;
                 finding.text = std::move(look.text);
             }
         }

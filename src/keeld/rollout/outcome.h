@@ -27,7 +27,8 @@ struct Finding {
     Arrival arrival = Arrival::on_the_way;
     int pods = 0;
     int proven = 0;
-    std::string text;  // one sentence naming a pod
+    std::string container;  // whose look decided; empty where no single one did
+    std::string text;       // one sentence naming a pod
 };
 
 // `at_deadline`: what has not arrived by now is told by its cause instead of being waited for.

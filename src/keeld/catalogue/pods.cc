@@ -122,6 +122,7 @@ Task<Expected<void>> PodReader::read_namespace(std::string ns) {
             co_return nodes;
         }
     }
+    const std::uint64_t as_of = catalogue_.changes();
     // ReplicaSets and Jobs stand between pods and what keeld restarts.
     std::map<std::string, std::string> owner_of;
     std::function<void()> restart = [] {};
@@ -153,7 +154,8 @@ Task<Expected<void>> PodReader::read_namespace(std::string ns) {
         const auto owner = owner_of.find(pod->controller->uid);
         count(by_uid[owner != owner_of.end() ? owner->second : pod->controller->uid], *pod);
     };
-    const Expected<std::string> done = co_await client_.list(options, each, restart);
+    std::function<void()> start_over = [&by_uid] { by_uid.clear(); };
+    const Expected<std::string> done = co_await client_.list(options, each, start_over);
     if (!done) {
         co_return tl::unexpected<Error>(done.error());
     }
@@ -167,15 +169,16 @@ Task<Expected<void>> PodReader::read_namespace(std::string ns) {
         }
     }
     for (auto& [key, running] : results) {
-        catalogue_.set_running(key, std::move(running));
+        catalogue_.set_running(key, std::move(running), as_of);
     }
     co_return Expected<void>{};
 }
 
-// The hash that pods of the newest template revision carry, or the UID of their ReplicaSet for Deployments.
-Task<Expected<std::string>> PodReader::newest_hash(Workload workload) {
+Task<Expected<PodReader::Revisions>> PodReader::revisions_of(Workload workload) {
+    Revisions result;
     if (workload.key.kind == WorkloadKind::stateful_set) {
-        co_return workload.revision;
+        result.newest = workload.revision;
+        co_return result;
     }
     const bool deployment = workload.key.kind == WorkloadKind::deployment;
     std::vector<Identity> revisions;
@@ -198,10 +201,13 @@ Task<Expected<std::string>> PodReader::newest_hash(Workload workload) {
         std::from_chars(item.revision.data(), item.revision.data() + item.revision.size(), number);
         return number;
     });
-    if (newest == revisions.end()) {
-        co_return std::string();
+    if (newest != revisions.end()) {
+        result.newest = deployment ? newest->uid : newest->hash;
     }
-    co_return deployment ? newest->uid : newest->hash;
+    for (const Identity& item : revisions) {
+        result.own.insert(item.uid);
+    }
+    co_return result;
 }
 
 Task<Expected<WorkloadPods>> PodReader::read_workload(WorkloadKey key) {
@@ -210,9 +216,10 @@ Task<Expected<WorkloadPods>> PodReader::read_workload(WorkloadKey key) {
         co_return fail("not-found", key.to_string() + " is not in the cluster");
     }
     const Workload workload = entry->object;
-    const Expected<std::string> newest = co_await newest_hash(workload);
-    if (!newest) {
-        co_return tl::unexpected<Error>(newest.error());
+    const std::uint64_t as_of = catalogue_.changes();
+    const Expected<Revisions> revisions = co_await revisions_of(workload);
+    if (!revisions) {
+        co_return tl::unexpected<Error>(revisions.error());
     }
     std::vector<Pod> pods;
     ClusterClient::ListOptions options;
@@ -233,17 +240,18 @@ Task<Expected<WorkloadPods>> PodReader::read_workload(WorkloadKey key) {
         if (!pod.controller || !alive(pod)) {
             continue;
         }
-        // A selector may match foreign pods; a Deployment's own are those of its ReplicaSets, which share its selector.
-        const bool own = deployment ? pod.controller->kind == "ReplicaSet" : pod.controller->uid == workload.uid;
+        // A selector may match the pods of others too.
+        const std::string& owner = pod.controller->uid;
+        const bool own = deployment ? revisions->own.contains(owner) : owner == workload.uid;
         if (!own) {
             continue;
         }
         const std::string platform = co_await platform_of(pod.node);
         count(running, pod);
-        const bool updated = deployment ? pod.controller->uid == *newest : pod.revision_hash == *newest;
+        const bool updated = (deployment ? owner : pod.revision_hash) == revisions->newest;
         (updated ? result.updated : result.older).push_back(std::move(pod));
     }
-    catalogue_.set_running(key, std::move(running));
+    catalogue_.set_running(key, std::move(running), as_of);
     co_return result;
 }
 

@@ -37,7 +37,11 @@ public:
 
 private:
     [[nodiscard]] Task<Expected<void>> read_nodes();
-    [[nodiscard]] Task<Expected<std::string>> newest_hash(Workload workload);
+    struct Revisions {
+        std::string newest;         // the hash that its pods carry; for Deployments the UID of the ReplicaSet
+        std::set<std::string> own;  // for Deployments: the UIDs of all their ReplicaSets
+    };
+    [[nodiscard]] Task<Expected<Revisions>> revisions_of(Workload workload);
     void count(Running& running, const Pod& pod);
 
     ClusterClient& client_;

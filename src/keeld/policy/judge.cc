@@ -15,6 +15,7 @@ struct Comparison {
     enum class Result { same, same_content, moved, unknown, nothing_runs } result = Result::nothing_runs;
     std::string from;    // the digest that most of the differing pods run
     bool newer = false;  // what runs was first seen after the target
+    std::string missing; // a platform that pods run on and that the target is not made for
 };
 
 class Judge {
@@ -86,7 +87,9 @@ private:
         const bool set = workload_.key.kind == WorkloadKind::stateful_set;
         if ((set || database != images.end()) && !allowed("keel.sh/stateful")) {
             const std::string why = set ? "a StatefulSet" : "a database (stateful.images: " + *database + ")";
-            return say(verdict, Reason::stateful,
+            ContainerVerdict blocked = verdict;
+            blocked.would_change = true;  // a restart reaches the whole pod, whatever this container would pull
+            return say(blocked, Reason::stateful,
                        "it is " + why + "; the annotation keel.sh/stateful: allow releases it");
         }
         if (workload_.controller && !allowed("keel.sh/operator-owned")) {
@@ -122,6 +125,15 @@ private:
                        ? say(verdict, Reason::scaled_to_zero, "it has no replicas: the next start pulls what is newest then")
                        : say(verdict, Reason::no_baseline, "none of its pods has started this container yet");
         }
+        if (!info->pending.empty()) {
+            verdict.would_change = pulls;
+            return say(verdict, Reason::revert_unconfirmed, reverting(*info));
+        }
+        if (!found.missing.empty()) {
+            verdict.would_change = pulls;
+            return say(verdict, Reason::target_not_pullable,
+                       brief(info->current.to_string()) + " holds nothing for " + found.missing + ", where its pods run");
+        }
         if (found.result == Result::unknown) {
             verdict.would_change = pulls;
             if (const std::string* why = knowledge_.fetch_failure(info->current)) {
@@ -130,10 +142,6 @@ private:
             }
             return say(verdict, Reason::no_answer,
                        "what " + brief(info->current.to_string()) + " holds has not been read yet");
-        }
-        if (!info->pending.empty()) {
-            verdict.would_change = pulls;
-            return say(verdict, Reason::revert_unconfirmed, reverting(*info));
         }
         if (found.result == Result::same) {
             return say(verdict, Reason::up_to_date, "it runs " + brief(info->current.to_string()) +
@@ -218,6 +226,9 @@ private:
             }
             const SameContent same = reported ? compare_one(tag, *reported, target, content, image.platform)
                                               : SameContent::different;
+            if (content != nullptr && !content->platforms.empty() && content->entries_for(image.platform).empty()) {
+                found.missing = image.platform;
+            }
             unknown = unknown || same == SameContent::unknown;
             by_content = by_content || same == SameContent::same;
             if (same == SameContent::different && image.pods > most) {

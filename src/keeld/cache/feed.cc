@@ -111,8 +111,8 @@ void CacheFeed::take(Cache& cache, const TagState& state, const std::string& sou
         cache.wake.notify();
     }
     cache.seqs[state.tag] = state.seq;
-    // Events come in the order of seq, so what lies below this one has been told or is told again by the next resync.
-    if (!cache.resync_wanted) {
+    // Events come in the order of seq, so what lies below this one has been told; but for what a resync is still to read.
+    if (!cache.resync_wanted && !cache.reading) {
         cache.state.seq = std::max(cache.state.seq, state.seq);
         save(cache);
     }
@@ -131,6 +131,13 @@ Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoc
 
 Task<Expected<void>> CacheFeed::resync(Cache* cache) {
     cache->resync_wanted = false;
+    cache->reading = true;
+    const Expected<void> done = co_await read_pages(cache);
+    cache->reading = false;
+    co_return done;
+}
+
+Task<Expected<void>> CacheFeed::read_pages(Cache* cache) {
     const std::string source = "resync " + cache->config.name;
     std::string epoch = cache->state.epoch;
     std::uint64_t since = cache->state.seq;
@@ -139,7 +146,7 @@ Task<Expected<void>> CacheFeed::resync(Cache* cache) {
         if (!response) {
             co_return tl::unexpected<Error>(response.error());
         }
-        if (response->status == 410) {
+        if (response->status == 410 && since > 0) {
             since = 0;
             cache->seqs.clear();
             continue;
@@ -176,7 +183,13 @@ Task<Expected<void>> CacheFeed::resync(Cache* cache) {
             ++cache->state.resyncs;
             co_return Expected<void>{};
         }
-        since = number_of(root.get(), "next");
+        const std::uint64_t following = number_of(root.get(), "next");
+        if (following <= since) {
+            co_return fail("bad-answer", cache->config.api + "/tags: next is not after since");
+        }
+        since = following;
+        cache->state.seq = std::max(cache->state.seq, since);
+        save(*cache);
     }
     co_return Expected<void>{};
 }

@@ -77,6 +77,7 @@ private:
         State state;
         std::unordered_map<Tag, std::uint64_t> seqs;  // of this epoch, in this process
         bool resync_wanted = true;
+        bool reading = false;  // pages are being read: only they move the cursor, an event may be far ahead of them
         bool settling = false;  // another epoch than before: epochs are never ordered, look-ups settle what it tells
         Signal wake;
     };
@@ -85,6 +86,7 @@ private:
     void take(Cache& cache, const TagState& state, const std::string& source);
     [[nodiscard]] Order order_of(Cache& cache, const TagState& state);
     [[nodiscard]] Task<Expected<void>> resync(Cache* cache);
+    [[nodiscard]] Task<Expected<void>> read_pages(Cache* cache);
     [[nodiscard]] Task<Expected<HttpResponse>> read_page(Cache* cache, std::string epoch, std::uint64_t since);
     void save(const Cache& cache);
 

@@ -16,41 +16,67 @@ Observations::Observations(Loop& loop, const Clock& clock, Ledger& ledger, Tags&
 
 void Observations::take(const CacheNews& news) {
     const TagState& state = news.state;
-    // A digest that goes back stands beside the current one; it is what was answered last.
-    const Digest answered = state.pending.value_or(state.digest);
-    for (const Sighting& sighting : state.history) {
-        if (sighting.digest != state.digest && sighting.digest != answered) {
-            tags_.remember(state.tag, sighting.digest, sighting.first_seen, sighting.last_seen, news.source);
-        }
-    }
     const TagInfo* info = tags_.find(state.tag);
-    const bool known = info != nullptr && !info->current.empty();
-    if (state.previous && !known) {
-        tags_.remember(state.tag, *state.previous, state.first_seen, state.first_seen, news.source);
+    const bool first = info == nullptr || info->current.empty();
+    if (first) {
+        // Before its history, so that nothing older is ever taken for the current one.
+        tags_.observe(state.tag, state.digest, state.kind, state.first_seen, news.source);
+        info = tags_.find(state.tag);
     }
-    const bool late = known && state.last_seen < info->confirmed_at;
-    if (known && answered != info->current && (late || !news.in_order)) {
+    remember_history(news);
+    // A digest that goes back stands beside the current one; it is what was answered last. Both are taken, or a move that
+    // was missed here and is already going back would leave what pods pulled meanwhile unknown.
+    if (state.pending && !info->seen.contains(state.digest)) {
+        tags_.observe(state.tag, state.digest, state.kind, state.first_seen, news.source);
+    }
+    const Digest answered = state.pending.value_or(state.digest);
+    const bool late = state.last_seen < info->confirmed_at;
+    if (!first && answered != info->current && (late || !news.in_order)) {
         settle_(state.tag);
         return;
     }
-    if (state.pending && !known) {
-        tags_.observe(state.tag, state.digest, state.kind, state.first_seen, news.source);
-    }
     const Effect effect = tags_.observe(state.tag, answered, state.kind, state.last_seen, news.source);
-    if (effect == Effect::same) {
-        return;
+    if (first || effect != Effect::same) {
+        log_received(news, answered, effect == Effect::same ? Effect::fresh : effect);
+        changed_(state.tag);
     }
+}
+
+// What the cache saw of the tag before. A digest that it calls going back has been there before: without its history
+// here it would pass for a new one.
+void Observations::remember_history(const CacheNews& news) {
+    const TagState& state = news.state;
+    const Time before = state.first_seen - Millis{1};  // of what is told without a time of its own
+    for (const Sighting& sighting : state.history) {
+        if (sighting.digest != state.digest) {
+            tags_.remember(state.tag, sighting.digest, sighting.first_seen, sighting.last_seen, news.source);
+        }
+    }
+    if (state.pending) {
+        tags_.remember(state.tag, *state.pending, before, before, news.source);
+    }
+    // After a confirmed move back the previous one is the newer one: then only the history tells.
+    if (state.previous && state.change != Change::confirmed) {
+        tags_.remember(state.tag, *state.previous, before, before, news.source);
+    }
+}
+
+void Observations::log_received(const CacheNews& news, const Digest& answered, Effect effect) {
     Entry entry;
     entry.at = clock_.now();
     entry.kind = EntryKind::received;
-    entry.tag = state.tag.to_string();
+    entry.tag = news.state.tag.to_string();
     entry.to = answered.to_string();
     entry.code = to_string(effect);
     entry.cause = news.source;
-    entry.text = std::string("asked by ") + std::string(to_string(state.asked_by)) +
-                 (state.node.empty() ? "" : " from " + state.node);
+    entry.text = std::string("asked by ") + std::string(to_string(news.state.asked_by)) +
+                 (news.state.node.empty() ? "" : " from " + news.state.node);
     ledger_.append(std::move(entry));
-    changed_(state.tag);
+}
+
+Digest Observations::current(const Tag& tag) const {
+    const TagInfo* info = tags_.find(tag);
+    return info != nullptr ? info->current : Digest{};
 }
 
 Task<Expected<Answer>> Observations::look_up(Tag tag) {
@@ -66,9 +92,13 @@ Task<Expected<Answer>> Observations::look_up(Tag tag) {
     flight->done.expires_at(Steady::time_point::max());
     flights_[tag] = flight;
     const Time asked = clock_.now();
+    const Digest before = current(tag);
     Expected<Answer> answer = co_await registry_.look_up(tag);
     flights_.erase(tag);
-    if (answer) {
+    const Digest now = current(tag);
+    if (answer && now != before && answer->digest != now) {
+        settle_(tag);  // news came during the flight: nothing tells which is older, another look does
+    } else if (answer) {
         const Effect effect = tags_.observe(tag, answer->digest, answer->kind, asked, answer->source);
         if (effect != Effect::same) {
             changed_(tag);

@@ -40,6 +40,10 @@ private:
         asio::steady_timer done;
     };
 
+    void remember_history(const CacheNews& news);
+    void log_received(const CacheNews& news, const Digest& answered, Effect effect);
+    [[nodiscard]] Digest current(const Tag& tag) const;
+
     Loop& loop_;
     const Clock& clock_;
     Ledger& ledger_;

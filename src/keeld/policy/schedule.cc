@@ -1,10 +1,9 @@
 #include "keeld/policy/schedule.h"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
-
 #include <algorithm>
 #include <utility>
+
+#include "keeld/spawn.h"
 
 namespace keel {
 namespace {
@@ -83,14 +82,14 @@ Steady::time_point Schedule::start_due() {
             due.under_way = true;
             due.at = now;
             ++under_way_;
-            asio::co_spawn(loop_, look(tag), asio::detached);
+            keel::spawn(loop_, look(tag));
         }
     }
     for (auto& [tag, not_before] : confirm_) {
         if (not_before <= now && under_way_ < kConcurrent) {
             not_before = now + jittered(std::min(config_.defaults.poll, Millis{60'000}));
             ++under_way_;
-            asio::co_spawn(loop_, ask_second_source(tag), asio::detached);
+            keel::spawn(loop_, ask_second_source(tag));
         }
         if (not_before > now) {
             next = std::min(next, not_before);
@@ -120,7 +119,7 @@ Task<void> Schedule::ask_second_source(Tag tag) {
     const TagInfo* info = tags_.find(tag);
     const bool settled = info == nullptr || (info->pending.empty() && !info->without_history());
     const bool none = !answer && answer.error().code == "no-second-source";
-    if (settled || none) {
+    if (settled || none || !in_use_(tag)) {
         confirm_.erase(tag);
     }
     wake_.notify();

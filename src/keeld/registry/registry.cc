@@ -1,5 +1,7 @@
 #include "keeld/registry/registry.h"
 
+#include <strings.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -110,7 +112,7 @@ Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::s
     Expected<HttpResponse> response = co_await http_.send(std::move(request));
     if (response && response->status == 401) {
         std::string challenge(response->header("www-authenticate"));
-        if (challenge.starts_with("Bearer ")) {
+        if (strncasecmp(challenge.c_str(), "Bearer ", 7) == 0) {
             co_return co_await ask_with_token(std::move(again), std::move(challenge));
         }
     }

@@ -3,11 +3,10 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
-
 #include <array>
 #include <utility>
+
+#include "keeld/spawn.h"
 
 namespace keel {
 namespace {
@@ -196,19 +195,19 @@ void Daemon::run_background() {
     for (const std::string& address : server_->addresses()) {
         spdlog::info("listening on {}", address);
     }
-    asio::co_spawn(loop_, run_upkeep(), asio::detached);
+    keel::spawn(loop_, run_upkeep());
     for (const CacheConfig& cache : config_.caches) {
-        asio::co_spawn(loop_, feed_->run(cache.name), asio::detached);
+        keel::spawn(loop_, feed_->run(cache.name));
     }
     if (!config_.kubernetes) {
         ready_ = true;
         return;
     }
-    asio::co_spawn(loop_, schedule_->run(), asio::detached);
-    asio::co_spawn(loop_, planner_->run(), asio::detached);
-    asio::co_spawn(loop_, planner_->run_baseline(), asio::detached);
+    keel::spawn(loop_, schedule_->run());
+    keel::spawn(loop_, planner_->run());
+    keel::spawn(loop_, planner_->run_baseline());
     if (config_.mode == Mode::act) {
-        asio::co_spawn(loop_, lease_->run([this] { lease_changed(); }), asio::detached);
+        keel::spawn(loop_, lease_->run([this] { lease_changed(); }));
     }
     make_reflectors();
 }
@@ -283,7 +282,7 @@ void Daemon::follow(const std::string& path, const std::string& query, Reflector
         }
     };
     reflectors_.push_back(std::make_unique<Reflector>(loop_, *cluster_, path, query, std::move(handlers)));
-    asio::co_spawn(loop_, reflectors_.back()->run(), asio::detached);
+    keel::spawn(loop_, reflectors_.back()->run());
 }
 
 // Ready once every collection has been listed; from then on there are verdicts.

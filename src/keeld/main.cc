@@ -3,19 +3,19 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/signal_set.hpp>
 
 #include <csignal>
 #include <iostream>
 
 #include "keeld/daemon.h"
+#include "keeld/spawn.h"
 
 namespace keel {
 namespace {
 
 constexpr int kFine = 0;
+constexpr int kBroken = 1;
 constexpr int kUnusable = 2;
 
 struct Options {
@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
     app.add_flag("--check", options.check, "Read configuration, secrets, ledger, reach the cluster and check permissions; then exit");
     app.set_version_flag("--version", "keeld " KEEL_VERSION);
     app.footer("Signals: SIGTERM and SIGINT end cleanly within 10 s, SIGHUP reads the configuration again.\n"
-               "Exit codes: 0 fine, 2 wrong usage, configuration, ledger, cluster or permissions.\n"
+               "Exit codes: 0 fine, 1 ended by an error of its own, 2 wrong usage, configuration, ledger, cluster or permissions.\n"
                "See keelctl(1) for looking in.");
     try {
         app.parse(argc, argv);
@@ -100,8 +100,13 @@ int main(int argc, char** argv) {
     int status = kFine;
     {
         Daemon daemon(loop, std::move(*config.config));
-        asio::co_spawn(loop, run(loop, daemon, options.check, status), asio::detached);
-        loop.run();
+        keel::spawn(loop, run(loop, daemon, options.check, status));
+        try {
+            loop.run();
+        } catch (const std::exception& error) {
+            spdlog::critical("keeld cannot go on: {}", error.what());
+            status = kBroken;
+        }
     }
     return status;
 }

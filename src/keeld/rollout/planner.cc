@@ -1,12 +1,10 @@
 #include "keeld/rollout/planner.h"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
-
 #include <algorithm>
 #include <utility>
 
 #include "keeld/rollout/rollouts.h"
+#include "keeld/spawn.h"
 
 namespace keel {
 namespace {
@@ -170,7 +168,7 @@ void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry, 
 
 void Planner::fetch(const WorkloadVerdict::Want& want) {
     if (!stopped_ && fetching_.insert(want.digest).second) {
-        asio::co_spawn(parts_.loop, fetch_content(want), asio::detached);
+        keel::spawn(parts_.loop, fetch_content(want));
     }
 }
 

@@ -1,13 +1,11 @@
 #include "keeld/rollout/rollouts.h"
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
-
 #include <algorithm>
 #include <random>
 #include <utility>
 
 #include "keeld/json.h"
+#include "keeld/spawn.h"
 
 namespace keel {
 namespace {
@@ -136,11 +134,11 @@ void Rollouts::recover() {
         rollout->recovered = true;
         rollout->place = true;  // its intended time is in the window already
         active_[*key] = rollout;
-        spawn(rollout);
+        keel::spawn(parts_.loop, run(rollout));
     }
 }
 
-void Rollouts::spawn(Handle rollout) { asio::co_spawn(parts_.loop, run(std::move(rollout)), asio::detached); }
+
 
 void Rollouts::stop() {
     stopped_ = true;
@@ -196,7 +194,7 @@ void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     const TagInfo* info = parts_.tags.find(rollout->targets.front().tag);
     row.cause = info != nullptr ? info->cause : "";
     active_[key] = rollout;
-    spawn(rollout);
+    keel::spawn(parts_.loop, run(rollout));
 }
 
 std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVerdict& verdict) {

@@ -112,7 +112,6 @@ private:
     using Handle = std::shared_ptr<Active>;
     enum class Applied : std::uint8_t { yes, superseded, refused, stopped };
 
-    void spawn(Handle rollout);
     Task<void> run(Handle rollout);
     Task<bool> wait_for_turn(Handle rollout);
     Task<bool> wait_for_gates(Handle rollout);

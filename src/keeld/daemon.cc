@@ -165,6 +165,10 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         const std::vector<Error> cluster = co_await check_cluster();
         errors.insert(errors.end(), cluster.begin(), cluster.end());
     }
+    if (check_only) {  // a running keeld waits for a cache that is away; somebody who checks wants to know
+        const std::vector<Error> caches = co_await feed_->check();
+        errors.insert(errors.end(), caches.begin(), caches.end());
+    }
     views_ = std::make_unique<Views>(Views::Parts{
         config_, clock_, *ledger_, *tags_, *registry_, *feed_, *catalogue_, planner_.get(), rollouts_.get(),
         lease_.get(), [this] { return cluster_problems_; }, [this] { return ready_; },

@@ -62,7 +62,7 @@ Task<void> run(Loop& loop, Daemon& daemon, bool check, int& status) {
     const std::vector<Error> errors = co_await daemon.start(check);
     status = complain(errors);
     if (check && errors.empty()) {
-        std::cout << "keeld: configuration, ledger, cluster and permissions are fine\n";
+        std::cout << "keeld: configuration, ledger, cluster, permissions and caches are fine\n";
     }
     if (check || !errors.empty()) {
         loop.stop();
@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
     app.add_option("--log", options.log, "Log format on standard error")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
     app.add_option("--log-level", options.level, "Least level logged")
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}))->capture_default_str();
-    app.add_flag("--check", options.check, "Read configuration, secrets, ledger, reach the cluster and check permissions; then exit");
+    app.add_flag("--check", options.check, "Read configuration, secrets, ledger, reach the cluster and the caches, check permissions; then exit");
     app.set_version_flag("--version", "keeld " KEEL_VERSION);
     app.footer("Signals: SIGTERM and SIGINT end cleanly within 10 s, SIGHUP reads the configuration again.\n"
                "Exit codes: 0 fine, 1 ended by an error of its own, 2 wrong usage, configuration, ledger, cluster or permissions.\n"

@@ -51,6 +51,29 @@ CacheFeed::CacheFeed(Loop& loop, HttpClient& http, const Config& config, const C
     }
 }
 
+Task<std::vector<Error>> CacheFeed::check() {
+    std::vector<Error> errors;
+    for (const auto& [name, cache] : caches_) {
+        const std::string where = "caches: " + name + ": " + cache.config.api + "/status";
+        HttpRequest request = request_to(cache.config.api, "/status");
+        const Expected<HttpResponse> response = co_await http_.send(std::move(request));
+        if (!response) {
+            errors.push_back({"cache", where + ": " + response.error().text});
+            continue;
+        }
+        const Json root = parse_json(response->body);
+        const std::string_view told = text_of(root.get(), "cache");
+        if (response->status != 200 || told.empty()) {
+            errors.push_back({"cache", where + " answered " + std::to_string(response->status) +
+                                           "; api must name the location of keel_api"});
+        } else if (told != name) {
+            errors.push_back({"cache", where + " calls itself " + std::string(told) +
+                                           "; the name must be that of keel_cache_name"});
+        }
+    }
+    co_return errors;
+}
+
 Task<Expected<void>> CacheFeed::receive(SignedMessage message) {
     if (!config_.event_secrets) {
         ++metrics_.refused_signature;

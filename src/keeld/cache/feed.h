@@ -44,6 +44,9 @@ public:
     // "bad-json", "bad-event", "too-large", "ledger". Repeated and reordered events are harmless.
     [[nodiscard]] Task<Expected<void>> receive(SignedMessage message);
 
+    // Asks every cache's keel_api for its status: reachable, and the name that the configuration gives it. For --check.
+    [[nodiscard]] Task<std::vector<Error>> check();
+
     // Reads the tag tables of all caches at start, when a cache's epoch changes, and every minute what changed since.
     [[nodiscard]] Task<void> run(std::string cache);
     void stop();

@@ -347,10 +347,12 @@ void on_scan(ngx_event_t* event) noexcept {
 Publishing* helper_state =
     nullptr;  // of this process; what the wake descriptor's handler has to go by
 
-void on_wake(ngx_event_t* event) noexcept {
+void on_wake(ngx_event_t*) noexcept {
     std::uint64_t count = 0;
-    const ssize_t got = read(wake_descriptor, &count, sizeof(count));
-    ngx_log_debug1(NGX_LOG_DEBUG_CORE, event->log, 0, "keel: woken %z", got);
+    // Taken by another helper during a reload: look all the same.
+    if (read(wake_descriptor, &count, sizeof(count)) < 0 && ngx_errno != NGX_EAGAIN) {
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, ngx_errno, "keel: cannot read the wake-up");
+    }
     if (helper_state != nullptr) look(*helper_state);
 }
 

@@ -139,14 +139,16 @@ def test_e3_workers_killed_under_traffic(cache, faulty, receiver):
     threads = [threading.Thread(target=pull) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for generation in range(30):
-        faulty.tags(**{tag: digest_of(f"{tag}-{generation}") for tag in names})
-        workers = wait_for("workers", nginx.workers_now)
-        os.kill(workers[generation % len(workers)], signal.SIGKILL)
-        wait_for("its successor", lambda: len(nginx.workers_now()) == 3)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for generation in range(30):
+            faulty.tags(**{tag: digest_of(f"{tag}-{generation}") for tag in names})
+            victim = nginx.workers_now()[generation % 3]
+            os.kill(victim, signal.SIGKILL)
+            wait_for("its successor", lambda: len(nginx.workers_now()) == 3 and victim not in nginx.workers_now())
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     expected = {tag_name(tag): digest_of(f"{tag}-last") for tag in names}
     faulty.tags(**{tag: digest_of(f"{tag}-last") for tag in names})
     for tag in names:

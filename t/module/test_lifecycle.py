@@ -142,9 +142,9 @@ def test_e3_workers_killed_under_traffic(cache, faulty, receiver):
     try:
         for generation in range(30):
             faulty.tags(**{tag: digest_of(f"{tag}-{generation}") for tag in names})
-            victim = nginx.workers_now()[generation % 3]
+            victim = wait_for("workers", lambda: len(nginx.workers_now()) == 3 and nginx.workers_now())[generation % 3]
             os.kill(victim, signal.SIGKILL)
-            wait_for("its successor", lambda: len(nginx.workers_now()) == 3 and victim not in nginx.workers_now())
+            wait_for("its end", lambda: victim not in nginx.workers_now())
     finally:
         stop.set()
         for thread in threads:

@@ -29,7 +29,7 @@ void Client::Handle::operator()(void* curl) const {
     curl_easy_cleanup(curl);
 }
 
-Expected<Client> Client::open(std::string server) {
+Expected<Client> Client::open(const std::string& server) {
     Client client;
     client.server_ = server.starts_with('/') ? "unix:" + server : server;
     if (client.server_.starts_with("unix:/")) {

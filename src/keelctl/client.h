@@ -24,7 +24,7 @@ struct Answer {
 class Client {
   public:
     // `server`: "unix:/PATH", "/PATH", "http://HOST:PORT" or "https://…". Errors: "usage".
-    [[nodiscard]] static Expected<Client> open(std::string server);
+    [[nodiscard]] static Expected<Client> open(const std::string& server);
 
     // GET `path` (already escaped). Errors: "unreachable", naming the place and what to do; keeld's
     // own codes

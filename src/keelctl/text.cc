@@ -22,11 +22,17 @@ std::size_t width(std::string_view text) {
 }
 
 std::string count_of(Millis duration) {
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(duration).count();
-    if (seconds < 60) return std::to_string(seconds) + "s";
-    if (seconds < 3600) return std::to_string(seconds / 60) + "m";
-    if (seconds < 48 * 3600) return std::to_string(seconds / 3600) + "h";
-    return std::to_string(seconds / (24 * 3600)) + "d";
+    using std::chrono::duration_cast;
+    if (duration < std::chrono::minutes(1)) {
+        return std::to_string(duration_cast<std::chrono::seconds>(duration).count()) + "s";
+    }
+    if (duration < std::chrono::hours(1)) {
+        return std::to_string(duration_cast<std::chrono::minutes>(duration).count()) + "m";
+    }
+    if (duration < std::chrono::hours(48)) {
+        return std::to_string(duration_cast<std::chrono::hours>(duration).count()) + "h";
+    }
+    return std::to_string(duration_cast<std::chrono::days>(duration).count()) + "d";
 }
 
 constexpr std::string_view code_of(Colour colour) {
@@ -102,7 +108,7 @@ Colour colour_of(std::string_view word) {
         Colour colour;
         std::initializer_list<std::string_view> words;
     };
-    static const std::array<Shade, 5> kShades{{
+    static const std::array<Shade, 5> shades{{
         {Colour::green, {"current", "done", "verified"}},
         {Colour::red, {"blocked", "failed", "refused"}},
         {Colour::yellow, {"waiting", "superseded", "recalled", "rolled-back"}},
@@ -110,7 +116,7 @@ Colour colour_of(std::string_view word) {
          {"roll", "rolling", "verifying", "soaking", "preflight", "intended", "applied"}},
         {Colour::dim, {"ignore"}},
     }};
-    for (const Shade& shade : kShades) {
+    for (const Shade& shade : shades) {
         if (std::find(shade.words.begin(), shade.words.end(), word) != shade.words.end())
             return shade.colour;
     }

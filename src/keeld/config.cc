@@ -9,13 +9,13 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <initializer_list>
 #include <memory>
 #include <set>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "core/reference.h"
@@ -552,7 +552,7 @@ void Reader::file(const Section& section, std::string_view key, std::string& val
         given = (directory_ / given).lexically_normal().string();
         struct stat status {};
         if (::stat(given.c_str(), &status) != 0 || ::access(given.c_str(), R_OK) != 0) {
-            return "cannot be read: " + std::string(std::strerror(errno)) + " (" + given + ")";
+            return "cannot be read: " + std::generic_category().message(errno) + " (" + given + ")";
         }
         return S_ISREG(status.st_mode) ? "" : "is not a file";
     });
@@ -671,9 +671,9 @@ void Reader::read_ledger(const Section& section) {
                  {{"observe", true}, {"act", false}});
 }
 
-const auto kNamespace = [](std::string& name) -> std::string {
+std::string namespace_problem(const std::string& name) {
     return is_label(name) ? "" : "is not a namespace's name (lower-case letters, digits and -)";
-};
+}
 
 void Reader::read_kubernetes(const Section& section) {
     KubernetesConfig kubernetes;
@@ -683,10 +683,10 @@ void Reader::read_kubernetes(const Section& section) {
         context != nullptr && section.get("kubeconfig") == nullptr) {
         problem(*context, "is set, but kubernetes.kubeconfig is not");
     }
-    texts(section, "namespaces", kubernetes.namespaces, kNamespace);
+    texts(section, "namespaces", kubernetes.namespaces, namespace_problem);
     if (const Place* place = section.get("lease")) {
         const Section lease(findings_, *place, "kubernetes.lease");
-        text(lease, "namespace", kubernetes.lease_namespace, kNamespace);
+        text(lease, "namespace", kubernetes.lease_namespace, namespace_problem);
         text(lease, "name", kubernetes.lease_name, [](std::string& name) -> std::string {
             return is_subdomain(name) ? "" : "is not a name that Kubernetes takes";
         });
@@ -712,7 +712,7 @@ void Reader::read_cache(const Section& section) {
     });
     secrets(section, "secret", cache.secret);
     if (const Place* place = section.get("lookup")) read_lookup(*place, cache);
-    text(section, "namespace", cache.ns, kNamespace);
+    text(section, "namespace", cache.ns, namespace_problem);
     const auto same = [&](const CacheConfig& other) { return other.name == cache.name; };
     if (!cache.name.empty() && std::any_of(config_.caches.begin(), config_.caches.end(), same)) {
         problem(*section.get("name"), in_quotes(cache.name) + " is the name of two caches");
@@ -774,7 +774,7 @@ void Reader::read_enrolment(const Section& section) {
         config_.enrolment.label_value = value;
         return {};
     });
-    texts(section, "exclude", config_.enrolment.exclude, kNamespace);
+    texts(section, "exclude", config_.enrolment.exclude, namespace_problem);
 }
 
 std::string policy_problem(const std::string& policy) {
@@ -793,12 +793,12 @@ void Reader::read_defaults(const Section& section) {
     text(section, "policy", defaults.policy, policy_problem);
     std::string schedule;
     text(section, "pollSchedule", schedule, [&](std::string& given) -> std::string {
-        constexpr std::string_view every = "@every ";
-        if (!given.starts_with(every)) {
+        constexpr std::string_view kEvery = "@every ";
+        if (!given.starts_with(kEvery)) {
             return "is not of the form \"@every 1h30m\"; other schedules are not supported by this "
                    "version";
         }
-        const auto interval = parse_duration(std::string_view(given).substr(every.size()));
+        const auto interval = parse_duration(std::string_view(given).substr(kEvery.size()));
         if (!interval || *interval < seconds{1} || *interval > hours{24 * 30}) {
             return "is not an interval from 1s to 30d";
         }
@@ -850,8 +850,9 @@ void Reader::check_together(const Section& top) {
     const bool secret =
         events != nullptr && events->node.IsMap() && events->node["secret"].IsDefined();
     if (!config_.caches.empty() && !secret) {
+        const Place* where = events != nullptr ? events : caches;
         findings_.add(
-            events != nullptr ? events->line : caches->line, "events.secret",
+            where != nullptr ? where->line : -1, "events.secret",
             "is missing, and caches are there: their events would be refused; expected the "
             "file that keel_companion in nginx names");
     }
@@ -879,7 +880,8 @@ ConfigResult Reader::read(const std::string& path) {
     try {
         documents = YAML::LoadAllFromFile(path);
     } catch (const YAML::BadFile&) {
-        const std::string reason = errno != 0 ? std::strerror(errno) : "no such file";
+        const std::string reason =
+            errno != 0 ? std::generic_category().message(errno) : "no such file";
         findings_.add(-1, "", "cannot be read: " + reason + "; name the file with --config");
     } catch (const YAML::Exception& error) {
         findings_.add(error.mark.line, "", "is not YAML: " + error.msg);

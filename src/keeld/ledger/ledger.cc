@@ -114,10 +114,10 @@ std::string random_id() {
     std::random_device source;
     std::string id;
     for (int i = 0; i < 16; ++i) {
-        constexpr std::string_view digits = "0123456789abcdef";
+        constexpr std::string_view kDigits = "0123456789abcdef";
         const unsigned byte = source() & 0xffU;
-        id += digits[byte >> 4U];
-        id += digits[byte & 0xfU];
+        id += kDigits[byte >> 4U];
+        id += kDigits[byte & 0xfU];
     }
     return id;
 }
@@ -314,10 +314,13 @@ class Ledger::Impl {
           retry_(loop) {}
 
     ~Impl() {
-        // Entries that nobody waited for are worth a last try; what fails now is told by nobody's
-        // waiting.
-        retry_.cancel();
-        finish(commit());
+        // What nobody waited for is worth a last try; a waiter learns how it went.
+        try {
+            retry_.cancel();
+            finish(commit());
+        } catch (const std::exception&) {
+            // No memory: what is queued is lost, as with a SIGKILL.
+        }
     }
 
     Expected<void> prepare();
@@ -491,8 +494,8 @@ Task<Expected<void>> Ledger::Impl::durable() {
         });
     }
     const std::shared_ptr<Turn> turn = turn_;
-    constexpr auto token = asio::as_tuple(asio::use_awaitable);
-    co_await turn->done.async_wait(token);
+    constexpr auto kToken = asio::as_tuple(asio::use_awaitable);
+    co_await turn->done.async_wait(kToken);
     co_return turn->result;
 }
 

@@ -15,6 +15,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -344,8 +345,8 @@ void on_scan(ngx_event_t* event) noexcept {
     look(owner<Publishing>(event));
 }
 
-Publishing* helper_state =
-    nullptr;  // of this process; what the wake descriptor's handler has to go by
+// Of this process; what the wake descriptor's handler has to go by.
+Publishing* helper_state = nullptr;
 
 void on_wake(ngx_event_t*) noexcept {
     std::uint64_t count = 0;
@@ -356,39 +357,42 @@ void on_wake(ngx_event_t*) noexcept {
     if (helper_state != nullptr) look(*helper_state);
 }
 
-const PublisherApi* load_publisher(const MainConf& conf) noexcept {
+// Throws std::runtime_error saying why it cannot be used.
+const PublisherApi& load_publisher(const MainConf& conf) {
     const char* path = reinterpret_cast<char*>(conf.publisher.data);
     void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     const auto entry = library == nullptr
                            ? nullptr
                            : reinterpret_cast<PublisherEntry>(dlsym(library, kPublisherSymbol));
-    if (entry == nullptr) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: nothing is published: %s", dlerror());
-        return nullptr;
-    }
+    if (entry == nullptr) throw std::runtime_error(dlerror());
     const PublisherApi* api = entry();
     if (api->abi != kPublisherAbi) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "keel: nothing is published: \"%s\" is of another version than the module",
-                      path);
-        return nullptr;
+        throw std::runtime_error(std::string{path} + " is of another version than the module");
     }
-    return api;
+    return *api;
+}
+
+std::vector<std::string> urls_of(const MainConf& conf) {
+    std::vector<std::string> urls;
+    for (ngx_uint_t i = 0; i < conf.companions->nelts; ++i) {
+        urls.emplace_back(view(static_cast<Companion*>(conf.companions->elts)[i].url));
+    }
+    return urls;
 }
 
 void fill_receivers(Publishing& publishing) {
     const auto* companions = static_cast<Companion*>(publishing.conf.companions->elts);
-    const std::size_t count = publishing.conf.companions->nelts;
-    std::vector<std::string> urls;
-    for (std::size_t i = 0; i < count; ++i)
-        urls.emplace_back(view(companions[i].url));
-    for (std::size_t i = 0; i < count; ++i) {
+    const std::vector<std::string> urls = urls_of(publishing.conf);
+    for (std::size_t i = 0; i < urls.size(); ++i) {
         Receiver receiver;
         receiver.url = urls[i];
         receiver.slot = publishing.table.claim(urls[i], urls);
+        if (receiver.slot < 0)
+            throw std::runtime_error("the zone has no cursor left for " + urls[i]);
         if (companions[i].secret.data != nullptr) {
             Expected<Secrets> secrets = Secrets::parse(view(companions[i].secret));
-            if (secrets) receiver.secrets = std::move(*secrets);
+            if (!secrets) throw std::runtime_error(secrets.error().text);
+            receiver.secrets = std::move(*secrets);
         }
         publishing.receivers.push_back(std::move(receiver));
     }
@@ -410,17 +414,11 @@ bool open_publisher(Publishing& publishing) {
 }
 
 void start(MainConf& conf) {
-    const PublisherApi* api = load_publisher(conf);
-    if (api == nullptr) return;
-    auto publishing = std::make_unique<Publishing>(conf, *api);
+    auto publishing = std::make_unique<Publishing>(conf, load_publisher(conf));
     fill_receivers(*publishing);
     publishing->scan.prepare(publishing.get(), on_scan);
     publishing->curl.prepare(publishing.get(), on_curl_timer);
-    if (!open_publisher(*publishing)) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "keel: nothing is published: libcurl does not start");
-        return;
-    }
+    if (!open_publisher(*publishing)) throw std::runtime_error("libcurl does not start");
     helper_state = publishing.release();  // lives as long as the process, which leaves by exit()
     if (wake_descriptor >= 0 &&
         ngx_add_channel_event(const_cast<ngx_cycle_t*>(ngx_cycle), wake_descriptor, NGX_READ_EVENT,
@@ -429,6 +427,22 @@ void start(MainConf& conf) {
                       "keel: changes are published within a second, not at once");
     }
     look(*helper_state);
+}
+
+// Nothing will be published until the next reload: the log says so once, and keel_api for each
+// companion.
+void tell_all(const MainConf& conf, const char* why) noexcept {
+    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: nothing is published: %s", why);
+    try {
+        Table table = table_of(conf);
+        const std::vector<std::string> urls = urls_of(conf);
+        for (const std::string& url : urls) {
+            const int slot = table.claim(url, urls);
+            if (slot >= 0) table.report_failure(slot, url, why);
+        }
+    } catch (const std::exception&) {
+        return;  // the log has it
+    }
 }
 
 // nginx calls it when the helper starts and each hour. Its first call is the start: the cache
@@ -441,8 +455,7 @@ ngx_msec_t manage(void* data) noexcept {
     try {
         start(conf);
     } catch (const std::exception& error) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: nothing is published: %s",
-                      error.what());
+        tell_all(conf, error.what());
     }
     return kManagerPeriod;
 }

@@ -10,6 +10,7 @@ import time
 import pytest
 from cache import OTHER_SECRET, REGISTRY, Receiver, digest_of, push, secret_line
 
+from lab.nginx import build
 from lab.ports import free_port
 from lab.wait import wait_for
 
@@ -225,6 +226,32 @@ def test_companion_on_a_unix_socket(cache, faulty, tmp_path):
         assert receiver.attempts[0][1] == "/hook?a=b"
     finally:
         receiver.stop()
+
+
+def test_companion_by_name(cache, faulty, receiver):
+    """Resolved in the helper, whenever it connects; also to an address that refuses before the one that answers."""
+    nginx = cache(faulty.port, companion=receiver.url.replace("127.0.0.1", "localhost"))
+    expected = move(nginx, faulty, 1)
+    wait_for("everything", lambda: knows(receiver, expected))
+
+
+def test_name_that_does_not_resolve_is_told(cache, faulty):
+    nginx = cache(faulty.port, companion="http://keeld.invalid/v1/events")
+    move(nginx, faulty, 1)
+    wait_for("an error", lambda: "resolve" in (companion(nginx)["error"] or ""))
+
+
+def test_publisher_that_cannot_be_opened_is_told(cache, faulty, receiver, tmp_path):
+    """Pulls and the table go on; log and status say what is wrong."""
+    tmp_path.chmod(0o755)
+    module = tmp_path / "ngx_keel_module.so"
+    module.write_bytes((build() / "ngx_keel_module.so").read_bytes())
+    (tmp_path / "ngx_keel_publisher.so").write_text("this is no shared object")
+    nginx = cache(faulty.port, companion=receiver.url, module=module)
+    move(nginx, faulty, 1)
+    wait_for("an error", lambda: "ngx_keel_publisher.so" in (companion(nginx)["error"] or ""))
+    assert "keel: nothing is published" in nginx.errors()
+    assert len(nginx.tags()) == 5
 
 
 def test_companion_over_tls_is_verified(cache, faulty, tmp_path):

@@ -1,6 +1,7 @@
 """E3: whoever pulls through a cache with the module gets the same bytes as without it."""
 
 import concurrent.futures
+import http.client
 import re
 
 import pytest
@@ -85,6 +86,23 @@ def test_e3_full_zone_fails_no_pull(cache, faulty):
     assert {tag["name"] for tag in kept.values()} == set(names[-len(kept):])
     assert nginx.counters()["keel_dropped_total"] == 0
     assert 1 <= nginx.errors().count("keel_zone is full") <= 2 + 2  # one a worker and ten seconds
+
+
+def test_e3_a_megabyte_keeps_2000_tags(cache, faulty):
+    """With names of 70 bytes; four digests have their place in each from the start."""
+    nginx = cache(faulty.port)
+    repository = "library/some-application-of-ours-with-a-name"
+    names = [f"t{i:05}" for i in range(2200)]
+    assert len("registry.example") + len(repository) + len(names[0]) + 2 <= 70
+    faulty.tags(**{tag: digest_of(tag) for tag in names})
+    connection = http.client.HTTPConnection("127.0.0.1", nginx.port)
+    for tag in names:
+        connection.request("HEAD", f"/v2/{repository}/manifests/{tag}", headers={"Accept": ACCEPT})
+        assert connection.getresponse().read() == b""
+    connection.close()
+    kept = nginx.api("status")[1]["zone"]["tags"]
+    print(f"{kept} tags in 1 MB")
+    assert 2000 <= kept < 2200
 
 
 def test_e3_evicted_tags_are_no_gap_for_the_receiver(cache, faulty, receiver):

@@ -62,7 +62,7 @@ pkg = $(shell pkg-config $(1))
 endif
 
 core_packages    := jansson libcrypto
-keeld_packages   := jansson libssl libcrypto libcurl libpcre2-8 sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
+keeld_packages   := jansson libssl libcrypto libcurl sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
 keelctl_packages := jansson libcrypto libcurl fmt
 
 # A machine with ccache compiles what it has compiled before in no time.
@@ -84,6 +84,7 @@ core_src    := $(call find,src/core,*.cc)
 keeld_src   := $(call find,src/keeld,*.cc)
 keelctl_src := $(call find,src/keelctl,*.cc)
 unit_src    := $(call find,t/unit,*.cc)
+live_src    := $(call find,t/cluster,*.cc)
 bench_src   := $(call find,t/bench,*.cc)
 fuzz_src    := $(call find,t/fuzz,*_fuzz.cc)
 keeld_lib   := $(filter-out src/keeld/main.cc,$(keeld_src))
@@ -117,6 +118,9 @@ $(BUILD)/keeld: $(call objs,$(filter src/keeld/main.cc,$(keeld_src))) $(BUILD)/l
 $(BUILD)/keelctl: $(call objs,$(filter src/keelctl/main.cc,$(keelctl_src))) $(BUILD)/libkeelctl.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs $(keelctl_packages)))
 $(BUILD)/unit_tests: $(call objs,$(unit_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeelctl.a $(BUILD)/libkeel_core.a
+	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)))
+# What t/cluster/test_client.py runs on a real API server.
+$(BUILD)/cluster_tests: $(call objs,$(live_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)))
 $(BUILD)/micro_bench: $(call objs,$(bench_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs benchmark $(keeld_packages)) -lbenchmark_main)
@@ -179,7 +183,7 @@ export KEEL_BUILD := $(abspath $(BUILD))
 kubernetes:
 	@t/k8s/build
 
-test_programs := $(programs) $(if $(unit_src),$(BUILD)/unit_tests) $(fuzzers)
+test_programs := $(programs) $(if $(unit_src),$(BUILD)/unit_tests) $(if $(live_src),$(BUILD)/cluster_tests) $(fuzzers)
 
 test: $(test_programs) kubernetes
 	@t/run
@@ -199,10 +203,10 @@ bench: $(programs) $(if $(bench_src),$(BUILD)/micro_bench) kubernetes
 	@t/bench/run $(if $(ONLY),--only '$(ONLY)')
 
 lint:
-	@clang-format --dry-run -Werror $(core_src) $(keeld_src) $(keelctl_src) $(unit_src) $(fuzz_src) \
+	@clang-format --dry-run -Werror $(core_src) $(keeld_src) $(keelctl_src) $(unit_src) $(live_src) $(fuzz_src) \
 	    $(call find,src,*.h) $(call find,src,*.cpp)
 format:
-	@clang-format -i $(core_src) $(keeld_src) $(keelctl_src) $(unit_src) $(fuzz_src) \
+	@clang-format -i $(core_src) $(keeld_src) $(keelctl_src) $(unit_src) $(live_src) $(fuzz_src) \
 	    $(call find,src,*.h) $(call find,src,*.cpp)
 
 install: all

@@ -67,6 +67,7 @@ struct Transfer : std::enable_shared_from_this<Transfer> {
     asio::steady_timer wake;  // its cancellation tells the coroutine that `finished` is set
     Noted& noted;             // where it puts itself when it has something to hand over
     std::string pending;      // of a stream, not yet handed to on_data
+    int local_port = 0;       // of the connection; 0 before there is one, and on unix sockets
     bool opened = false;      // final headers are complete
     bool announced = false;   // on_status was called
     bool too_large = false;
@@ -221,6 +222,25 @@ int on_new_socket(void*, curl_socket_t fd, curlsocktype) noexcept {
     // Fails on unix sockets, where it means nothing.
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &kTcpUserTimeoutMs, sizeof(kTcpUserTimeoutMs));
     return CURL_SOCKOPT_OK;
+}
+
+int on_connection(void* user, char*, char*, int, int local_port) noexcept {
+    static_cast<Transfer*>(user)->local_port = local_port;
+    return CURL_PREREQFUNC_OK;
+}
+
+// The local TCP port of a descriptor; 0 for everything else.
+int port_of(int fd) {
+    sockaddr_storage address{};
+    socklen_t size = sizeof(address);
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
+    if (address.ss_family == AF_INET) {
+        return ntohs(reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
+    }
+    if (address.ss_family == AF_INET6) {
+        return ntohs(reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port);
+    }
+    return 0;
 }
 
 curl_socket_t open_socket(void*, curlsocktype, curl_sockaddr* address) noexcept {
@@ -457,6 +477,8 @@ void HttpClient::Impl::set_route(Transfer& transfer) {
     CURL* easy = transfer.easy.get();
     const HttpRequest& request = transfer.request;
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer.headers.get());
+    curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, &on_connection);
+    curl_easy_setopt(easy, CURLOPT_PREREQDATA, &transfer);
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, &open_socket);
     curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, &on_new_socket);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
@@ -488,7 +510,14 @@ Expected<HttpResponse> HttpClient::Impl::outcome(Transfer& transfer) {
         return fail("too-large", what + "the answer is larger than " +
                                      std::to_string(transfer.request.max_body) + " bytes");
     }
-    if (transfer.result != CURLE_OK) {
+    // A refusal whose body broke off is one all the same: servers refuse before they have read all
+    // of the request, and an API server that says 401 hangs up.
+    const bool broke_off = transfer.result == CURLE_PARTIAL_FILE ||
+                           transfer.result == CURLE_RECV_ERROR ||
+                           transfer.result == CURLE_SEND_ERROR || transfer.result == CURLE_HTTP2 ||
+                           transfer.result == CURLE_HTTP2_STREAM;
+    const bool refused = broke_off && transfer.opened && transfer.response.status >= 400;
+    if (transfer.result != CURLE_OK && !refused) {
         const char* message =
             transfer.message[0] != '\0' ? transfer.message : curl_easy_strerror(transfer.result);
         return fail(std::string{code_of(transfer.result)}, what + message);
@@ -565,11 +594,11 @@ void HttpClient::Impl::finish(Transfer& transfer) {
 // it for a while it is dead (a load balancer that forgot us, for example), and everybody else
 // should know now.
 void HttpClient::Impl::drop_silent_connection(Transfer& transfer) {
-    curl_socket_t fd = CURL_SOCKET_BAD;
-    curl_easy_getinfo(transfer.easy.get(), CURLINFO_ACTIVESOCKET, &fd);
-    const auto found = sockets_.find(fd);
-    if (found == sockets_.end()) return;
-    if (Steady::now() - found->second->last_read >= kSilence) ::shutdown(fd, SHUT_RDWR);
+    // libcurl does not tell which descriptor a stream was on, only the port at our end.
+    for (const auto& [fd, socket] : sockets_) {
+        if (transfer.local_port == 0 || port_of(fd) != transfer.local_port) continue;
+        if (Steady::now() - socket->last_read >= kSilence) ::shutdown(fd, SHUT_RDWR);
+    }
 }
 
 // Waits once for each direction that libcurl wants and that is not being waited for. Asio asks the

@@ -76,12 +76,13 @@ class HttpClient {
     HttpClient(const HttpClient&) = delete;
     HttpClient& operator=(const HttpClient&) = delete;
 
-    // Any status is a response. Errors: "bad-url", "timeout", "unreachable" (refused, reset, no
-    // route, name), "tls", "too-large", "stopped", "cancelled" (also after shutdown), each text
-    // naming the URL without its credentials. Honours asio cancellation of the awaiting coroutine.
-    // A kept connection on which the server hung up before the first byte of an answer is replaced
-    // and the request sent again by libcurl, whatever its method: what must not happen twice
-    // carries its own check (a resourceVersion).
+    // Any status is a response; the body of a refusal (400 and above) may be cut short. Errors:
+    // "bad-url", "timeout", "unreachable" (refused, reset, no route, name), "tls", "too-large",
+    // "stopped", "cancelled" (also after shutdown), each text naming the URL without its
+    // credentials. Honours asio cancellation of the awaiting coroutine. A kept connection on which
+    // the server hung up before the first byte of an answer is replaced and the request sent again
+    // by libcurl, whatever its method: what must not happen twice carries its own check (a
+    // resourceVersion).
     [[nodiscard]] Task<Expected<HttpResponse>> send(HttpRequest request);
 
     // Ends every transfer with "cancelled"; later sends fail at once.

@@ -240,6 +240,20 @@ TEST_F(HttpClientTest, HalfABodyIsNoAnswer) {
     EXPECT_EQ(response.error().code, "unreachable");
 }
 
+Task<void> refuses_and_hangs_up(PeerBase*, Connection connection, int) {
+    co_await connection->request();
+    co_await connection->say("HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nhalf");
+    connection->close();
+}
+
+TEST_F(HttpClientTest, HalfARefusalIsARefusal) {
+    Peer peer{loop, refuses_and_hangs_up};
+    const auto response = send(get(peer.url()));
+    ASSERT_TRUE(response) << response.error().text;
+    EXPECT_EQ(response->status, 401);
+    EXPECT_EQ(response->body, "half");
+}
+
 Task<void> hangs_up_at_once(PeerBase*, Connection connection, int) {
     co_await connection->request();
     connection->close();

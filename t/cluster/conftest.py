@@ -1,6 +1,7 @@
 """Fixtures over the lab.
 
     lab             one lab with a node, keeld and the module, shared by the tests of a session
+    stage           one lab with keeld but without a kubelet, for what happens to keeld; shared like `lab`
     control_plane   etcd and an API server with an audit log, no pods
     namespace       a fresh namespace name in the shared lab, emptied afterwards
 """
@@ -13,6 +14,7 @@ import pytest
 
 from lab.kubernetes import ControlPlane
 from lab.lab import Lab, end_on_signals
+from lab.stage import Stage
 from lab.wait import wait_for
 
 _count = itertools.count(1)
@@ -50,6 +52,20 @@ def lab():
     """Everything, for tests that leave it as they found it: keeld in mode act, look-ups every second, no pacing."""
     with Lab(nodes=1, keeld={}, audit=True) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def _stage():
+    with Stage() as running:
+        yield running
+
+
+@pytest.fixture
+def stage(_stage):
+    """Everything but a kubelet (lab/stage.py); whatever a test did to it, the next one finds it whole."""
+    _stage.all_well()
+    yield _stage
+    _stage.all_well()
 
 
 @pytest.fixture

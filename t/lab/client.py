@@ -84,7 +84,7 @@ class Client:
                 answer = self.connection.getresponse()
                 data = answer.read()
                 break
-            except (http.client.HTTPException, ConnectionError):
+            except (http.client.HTTPException, ConnectionError, ssl.SSLEOFError):
                 if fresh:
                     self.close()
                     raise

@@ -1,0 +1,144 @@
+"""A node that only says so: pods bound to it are told to run, without a kubelet and without containers.
+
+What it writes is what a kubelet writes. It asks the cache for a pod's images as a pull does, so that imageID is what the
+tag answered at that moment.
+"""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+
+from .client import ApiError
+from .registry import RegistryClient
+
+
+def _now():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class StatusNode:
+    """`pulls`: {registry: port} to be asked for images. hold() keeps new pods from starting until release()."""
+
+    def __init__(self, api, pulls, name="told-1"):
+        self.api, self.name = api, name
+        self.caches = {registry: RegistryClient(port) for registry, port in pulls.items()}
+        self.free = threading.Event()
+        self.free.set()
+        self.ended = threading.Event()
+        self.threads = []
+        self.stream = None
+        self.started = {}  # uid of a pod → the digests that it was told to run
+        self.failures = []
+
+    def hold(self):
+        self.free.clear()
+
+    def release(self):
+        self.free.set()
+
+    # Running
+
+    def start(self):
+        client = self.api.client()
+        client.call("POST", "/api/v1/nodes", self._node())
+        client.patch("nodes", None, self.name, {"status": self._status()}, "strategic", "status")
+        client.close()
+        for work in (self._follow, self._beat):
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            self.threads.append(thread)
+        return self
+
+    def stop(self):
+        self.ended.set()
+        self.free.set()
+        if self.stream:
+            with contextlib.suppress(OSError):
+                self.stream.sock.shutdown(2)
+        for thread in self.threads:
+            thread.join(10)
+
+    def _node(self):
+        labels = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+        return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": labels}}
+
+    def _status(self):
+        room = {"cpu": "32", "memory": "64Gi", "pods": "500"}
+        return {
+            "capacity": room,
+            "allocatable": room,
+            "nodeInfo": {"operatingSystem": "linux", "architecture": "amd64"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Told", "lastHeartbeatTime": _now()}],
+        }
+
+    def _beat(self):
+        client = self.api.client()
+        while not self.ended.wait(5):
+            with contextlib.suppress(ApiError, OSError, http.client.HTTPException):
+                client.patch("nodes", None, self.name, {"status": self._status()}, "strategic", "status")
+
+    # Pods
+
+    def _follow(self):
+        """One watch after the other, each from what is there."""
+        client = self.api.client()
+        while not self.ended.is_set():
+            self.stream = connection = client._connect(60)
+            try:
+                path = f"/api/v1/pods?watch=true&fieldSelector=spec.nodeName%3D{self.name}"
+                connection.request("GET", path, headers=client._headers())
+                for line in connection.getresponse():
+                    event = json.loads(line)
+                    if self.ended.is_set():
+                        return
+                    if event["type"] in ("ADDED", "MODIFIED"):
+                        self._take(client, event["object"])
+            except (OSError, ValueError, http.client.HTTPException, ApiError) as error:
+                self.failures.append(repr(error))
+                self.ended.wait(0.1)
+            finally:
+                connection.close()
+
+    def _take(self, client, pod):
+        meta = pod["metadata"]
+        if meta.get("deletionTimestamp"):
+            client.delete("pods", meta["namespace"], meta["name"], grace=0)
+        elif pod["status"].get("phase") == "Pending":
+            self.free.wait()
+            status = {"status": self._running(pod)}
+            with contextlib.suppress(ApiError):  # it is gone meanwhile
+                client.patch("pods", meta["namespace"], meta["name"], status, "strategic", "status", manager="told")
+
+    def _running(self, pod):
+        now = _now()
+        containers = []
+        for container in pod["spec"]["containers"]:
+            name, digest = self._pull(container["image"])
+            self.started.setdefault(pod["metadata"]["uid"], []).append(digest)
+            containers.append({
+                "name": container["name"], "image": container["image"], "imageID": f"{name}@{digest}",
+                "ready": True, "started": True, "restartCount": 0, "containerID": f"told://{container['name']}",
+                "state": {"running": {"startedAt": now}},
+            })  # fmt: skip
+        kinds = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
+        return {
+            "phase": "Running",
+            "startTime": now,
+            "conditions": [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds],
+            "containerStatuses": containers,
+        }
+
+    def _pull(self, image):
+        """Name and digest, as a kubelet finds them out. A cache that does not answer is asked again."""
+        registry, rest = image.split("/", 1)
+        repository, tag = rest.rsplit(":", 1)
+        agent = {"User-Agent": "containerd/1.6.20"}
+        while not self.ended.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answer = self.caches[registry].manifest(repository, tag, "HEAD", headers=agent)
+                if answer.status == 200:
+                    return f"{registry}/{repository}", answer.digest
+            self.ended.wait(0.1)
+        return f"{registry}/{repository}", ""

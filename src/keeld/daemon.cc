@@ -49,6 +49,26 @@ std::vector<Need> needs_in(const std::string& ns) {
     return needs;
 }
 
+// One line an event: what the ledger keeps is what the log tells.
+void log_entry(const Entry& entry) {
+    std::string line(to_string(entry.kind));
+    const auto add = [&line](const char* name, const std::string& value) {
+        if (!value.empty()) {
+            line += std::string(" ") + name + value;
+        }
+    };
+    add("", entry.code);
+    add("", entry.workload);
+    add("container=", entry.container);
+    add("tag=", entry.tag);
+    add("from=", entry.from);
+    add("to=", entry.to);
+    add("rollout=", entry.rollout);
+    add("cause=", entry.cause.empty() ? "" : "\"" + entry.cause + "\"");
+    add("", entry.text.empty() ? "" : "(" + entry.text + ")");
+    spdlog::info("{}", line);
+}
+
 }  // namespace
 
 Daemon::Daemon(Loop& loop, Config config) : loop_(loop), config_(std::move(config)) {}
@@ -148,12 +168,20 @@ Task<std::vector<Error>> Daemon::check_cluster() {
 
 Task<std::vector<Error>> Daemon::start(bool check_only) {
     std::vector<Error> errors;
-    Expected<std::unique_ptr<Ledger>> ledger = Ledger::open(loop_, config_.ledger_path);
+    if (check_only) {  // beside a running keeld, and as another user: the ledger is looked at, not opened
+        const Expected<void> usable = Ledger::check(config_.ledger_path);
+        if (!usable) {
+            errors.push_back(usable.error());
+        }
+    }
+    const std::string path = check_only ? ":memory:" : config_.ledger_path;
+    Expected<std::unique_ptr<Ledger>> ledger = Ledger::open(loop_, path);
     if (!ledger) {
         errors.push_back(ledger.error());
         co_return errors;
     }
     ledger_ = std::move(*ledger);
+    ledger_->on_append(log_entry);
     make_components();
     if (config_.kubernetes) {
         Expected<ClusterAccess> access = cluster_access();
@@ -279,7 +307,7 @@ void Daemon::follow_namespaces(const std::string& only) {
 void Daemon::follow(const std::string& path, const std::string& query, ReflectorHandlers handlers) {
     const std::string name = query.empty() ? path : path + "?" + query;
     handlers.problem = [this, name](const std::string& text) {
-        if (text.empty()) {
+        if (text.empty() || stopping_) {
             cluster_problems_.erase(name);
         } else if (cluster_problems_.insert_or_assign(name, text).second) {
             spdlog::warn("{}: {}", name, text);
@@ -302,8 +330,10 @@ void Daemon::collection_listed() {
 }
 
 void Daemon::lease_changed() {
-    if (!lease_->remembered_ledger().empty() && lease_->remembered_ledger() != ledger_->id() &&
-        config_.ledger_loss_observe && !ledger_lost_) {
+    const bool another = !lease_->remembered_ledger().empty() && lease_->remembered_ledger() != ledger_->id();
+    if (another && !config_.ledger_loss_observe) {
+        lease_->accept_ledger();
+    } else if (another && !ledger_lost_) {
         // A ledger that was lost takes with it what was intended and rejected: nothing is written on its ignorance.
         ledger_lost_ = true;
         config_.mode = Mode::observe;

@@ -84,7 +84,7 @@ int main(int argc, char** argv) {
     app.set_version_flag("--version", "keeld " KEEL_VERSION);
     app.footer("Signals: SIGTERM and SIGINT end cleanly within 10 s, SIGHUP reads the configuration again.\n"
                "Exit codes: 0 fine, 1 ended by an error of its own, 2 wrong usage, configuration, ledger, cluster or permissions.\n"
-               "See keelctl(1) for looking in.");
+               "keelctl looks in.");
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

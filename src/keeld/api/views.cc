@@ -104,6 +104,32 @@ json_t* running_array(const CatalogueEntry& entry, const Container& container) {
     return list;
 }
 
+// What releases a block.
+std::string release_of(Reason reason) {
+    switch (reason) {
+        case Reason::policy_invalid: return "write a policy that exists";
+        case Reason::reference_invalid: return "mend the image field";
+        case Reason::stateful: return "the annotation keel.sh/stateful: allow on the workload or its namespace";
+        case Reason::operator_owned: return "the annotation keel.sh/operator-owned: allow on the workload or its namespace";
+        case Reason::pinned: return "remove the digest from the image field";
+        case Reason::target_rejected: return "the next build of the tag";
+        case Reason::revert_unconfirmed:
+            return "a second source: registries.*.upstream in keeld.yaml, asked every minute; or the tag's next move";
+        case Reason::revert_refused: return "reverts: follow in keeld.yaml, or the tag's next move";
+        case Reason::rollout_stalled: return "the cluster finishing it, or the tag's next move";
+        case Reason::restart_cannot_pull: return "imagePullPolicy: Always";
+        case Reason::target_not_pullable:
+        case Reason::no_answer: return "the cache answering; it is asked again";
+        case Reason::on_delete: return "another update strategy, or deleting the pods by hand";
+        case Reason::partitioned: return "removing the partition";
+        case Reason::deployment_paused: return "resuming the Deployment";
+        case Reason::scaled_to_zero: return "nothing: its next start pulls";
+        case Reason::sibling_blocked: return "what releases the container that the sentence names";
+        case Reason::no_baseline: return "its pods starting, or being read; nothing has to be done";
+        default: return "";
+    }
+}
+
 // What a person can do about a verdict, or what keeld does next by itself.
 std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGate>& gates,
                       const std::optional<RolloutRow>& rollout) {
@@ -117,7 +143,7 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
         case Verdict::roll: return "it is restarted next";
         case Verdict::current: return "nothing; the tag is looked at again on its schedule";
         case Verdict::ignore: return "nothing";
-        case Verdict::blocked: return "a person, or what the sentence names";
+        case Verdict::blocked: return release_of(verdict.reason);
     }
     return "";
 }
@@ -222,7 +248,8 @@ ApiResponse Views::status() {
     json_t* pacing = json_object();
     json_object_set_new(pacing, "cluster", rate_text(parts_.config.pacing.cluster));
     json_object_set_new(pacing, "namespace", rate_text(parts_.config.pacing.ns));
-    set_number(pacing, "concurrent", parts_.config.pacing.concurrent);
+    const int concurrent = parts_.config.pacing.concurrent;
+    json_object_set_new(pacing, "concurrent", concurrent > 0 ? json_integer(concurrent) : json_text("unlimited"));
     if (parts_.rollouts != nullptr) {
         const auto free = parts_.rollouts->pacing().next_free("", parts_.clock.now());
         set_number(pacing, "used", parts_.rollouts->pacing().used(parts_.clock.now()));

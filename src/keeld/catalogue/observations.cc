@@ -119,9 +119,10 @@ Task<Expected<Answer>> Observations::look_up(Tag tag) {
 
 Task<Expected<Answer>> Observations::confirm(Tag tag) {
     Expected<Answer> answer = co_await registry_.ask_upstream(tag);
-    if (answer && tags_.confirm(tag, answer->digest, clock_.now(), answer->source)) {
-        changed_(tag);
+    if (answer) {
+        tags_.confirm(tag, answer->digest, clock_.now(), answer->source);
     }
+    changed_(tag);  // also without an answer: who waited for it is judged on what there is
     co_return answer;
 }
 

@@ -684,7 +684,12 @@ bool Ledger::created() const {
 }
 
 void Ledger::append(Entry entry) {
+    if (told_) told_(entry);
     impl_->push(std::move(entry), "");
+}
+
+void Ledger::on_append(std::function<void(const Entry&)> told) {
+    told_ = std::move(told);
 }
 
 void Ledger::put(SightingRow row) {

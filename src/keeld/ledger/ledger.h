@@ -159,6 +159,8 @@ class Ledger {
     // log entries never. What nobody waits for is committed within a second. A read that fails (a
     // damaged file) makes every later durable() fail.
     void append(Entry entry);
+    // `told` gets every line of the log as it is appended.
+    void on_append(std::function<void(const Entry&)> told);
     void put(SightingRow row);  // the key is (tag, digest)
     void put(TagRow row);
     void put(CursorRow row);
@@ -194,6 +196,7 @@ class Ledger {
     class Impl;
     explicit Ledger(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;
+    std::function<void(const Entry&)> told_;
 };
 
 }  // namespace keel

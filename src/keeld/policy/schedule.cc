@@ -85,7 +85,8 @@ Steady::time_point Schedule::start_due() {
             keel::spawn(loop_, look(tag));
         }
     }
-    for (auto& [tag, not_before] : confirm_) {
+    for (auto& [tag, question] : confirm_) {
+        Steady::time_point& not_before = question.not_before;
         if (not_before <= now && under_way_ < kConcurrent) {
             not_before = now + jittered(std::min(config_.defaults.poll, Millis{60'000}));
             ++under_way_;
@@ -114,13 +115,14 @@ Task<void> Schedule::look(Tag tag) {
 }
 
 Task<void> Schedule::ask_second_source(Tag tag) {
-    const Expected<Answer> answer = co_await observations_.confirm(tag);
+    co_await observations_.confirm(tag);
     --under_way_;
     const TagInfo* info = tags_.find(tag);
     const bool settled = info == nullptr || (info->pending.empty() && !info->without_history());
-    const bool none = !answer && answer.error().code == "no-second-source";
-    if (settled || none || !in_use_(tag)) {
+    if (settled || !in_use_(tag)) {
         confirm_.erase(tag);
+    } else if (const auto found = confirm_.find(tag); found != confirm_.end()) {
+        found->second.answered = true;
     }
     wake_.notify();
 }
@@ -131,9 +133,14 @@ void Schedule::hint(const Tag& tag) {
 }
 
 void Schedule::want_confirmation(const Tag& tag) {
-    if (confirm_.try_emplace(tag, Steady::now()).second) {
+    if (confirm_.try_emplace(tag, Question{.not_before = Steady::now()}).second) {
         wake_.notify();
     }
+}
+
+bool Schedule::confirmation_under_way(const Tag& tag) const {
+    const auto found = confirm_.find(tag);
+    return found != confirm_.end() && !found->second.answered;
 }
 
 }  // namespace keel

@@ -29,8 +29,10 @@ public:
     void follow(const Tag& tag);
     // A look-up as soon as possible, whatever the schedule says.
     void hint(const Tag& tag);
-    // The second source is to be asked as soon as possible, and every interval until it is not wanted again.
+    // The second source is to be asked as soon as possible, and every minute until it has settled the tag.
     void want_confirmation(const Tag& tag);
+    // Its first answer is still to come.
+    [[nodiscard]] bool confirmation_under_way(const Tag& tag) const;
 
 private:
     struct Due {
@@ -51,7 +53,11 @@ private:
     Observations& observations_;
     std::function<bool(const Tag&)> in_use_;
     std::unordered_map<Tag, Due> due_;
-    std::unordered_map<Tag, Steady::time_point> confirm_;  // not before
+    struct Question {
+        Steady::time_point not_before;
+        bool answered = false;
+    };
+    std::unordered_map<Tag, Question> confirm_;
     std::mt19937 random_;
     Signal wake_;
     int under_way_ = 0;

@@ -115,7 +115,7 @@ void Planner::consider(const WorkloadKey& key) {
             continue;
         }
         parts_.schedule.follow(*one.tag);
-        if (one.reason == Reason::revert_unconfirmed) {
+        if (one.reason == Reason::revert_unconfirmed && parts_.registry.has_second_source(one.tag->registry)) {
             parts_.schedule.want_confirmation(*one.tag);
         }
     }
@@ -129,7 +129,10 @@ void Planner::consider(const WorkloadKey& key) {
 }
 
 void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry, const WorkloadVerdict& verdict) {
-    if (is_passing(verdict.reason)) {
+    const bool asking = std::ranges::any_of(verdict.containers, [this](const ContainerVerdict& one) {
+        return one.reason == Reason::revert_unconfirmed && parts_.schedule.confirmation_under_way(*one.tag);
+    });
+    if (is_passing(verdict.reason) || asking) {
         return;
     }
     Entry line;

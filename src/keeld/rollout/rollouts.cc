@@ -492,6 +492,7 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     until = parts_.clock.now() + Millis{30'000} * (1 << (times - 1));
     pacing_.give_back(rollout->row.ns, rollout->row.intended);  // nothing was written: it costs no place
     rollout->row.intended = Time{};
+    log(rollout, EntryKind::refused, error.code, error.text);
     end(rollout, "failed", "refused", "the API server refused the patch: " + error.text);
     co_return Applied::refused;
 }

@@ -42,9 +42,14 @@ void Schedule::stop() {
 }
 
 void Schedule::follow(const Tag& tag) {
-    if (due_.try_emplace(tag, Due{.at = Steady::now()}).second) {
-        wake_.notify();
+    const auto [at, added] = due_.try_emplace(tag, Due{.at = Steady::now()});
+    if (!added) {
+        return;
     }
+    if (hinted_.erase(tag) > 0) {
+        at->second.at = Steady::time_point::min();
+    }
+    wake_.notify();
 }
 
 // Traffic that a cache saw meanwhile postpones the look-up.
@@ -66,6 +71,9 @@ Steady::time_point Schedule::start_due() {
     for (auto at = due_.begin(); at != due_.end();) {
         auto& [tag, due] = *at;
         if (!due.under_way && due.at <= now && !in_use_(tag)) {
+            if (due.at == Steady::time_point::min()) {
+                hinted_.insert(tag);
+            }
             at = due_.erase(at);  // followed again when somebody uses it again
             continue;
         }
@@ -128,8 +136,12 @@ Task<void> Schedule::ask_second_source(Tag tag) {
 }
 
 void Schedule::hint(const Tag& tag) {
-    due_[tag].at = Steady::time_point::min();
-    wake_.notify();
+    if (const auto found = due_.find(tag); found != due_.end()) {
+        found->second.at = Steady::time_point::min();
+        wake_.notify();
+    } else {
+        hinted_.insert(tag);
+    }
 }
 
 void Schedule::want_confirmation(const Tag& tag) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <random>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "keeld/catalogue/observations.h"
@@ -27,7 +28,7 @@ public:
 
     // The tag is in use: it is looked at from now on, at once if nothing fresh is known of it.
     void follow(const Tag& tag);
-    // A look-up as soon as possible, whatever the schedule says.
+    // A look-up as soon as possible, whatever the schedule says; of a tag that is not in use, once it comes into use.
     void hint(const Tag& tag);
     // The second source is to be asked as soon as possible, and every minute until it has settled the tag.
     void want_confirmation(const Tag& tag);
@@ -53,6 +54,7 @@ private:
     Observations& observations_;
     std::function<bool(const Tag&)> in_use_;
     std::unordered_map<Tag, Due> due_;
+    std::unordered_set<Tag> hinted_;  // not in use: a cache told of them while nothing was listed, or nobody runs them
     struct Question {
         Steady::time_point not_before;
         bool answered = false;

@@ -143,6 +143,18 @@ def test_e3_receiver_that_is_down_gets_everything_later(cache, faulty):
         receiver.stop()
 
 
+def test_e3_receiver_that_hangs_and_comes_back_gets_everything(cache, faulty, receiver):
+    """An attempt is given up after ten seconds, without anybody's help."""
+    receiver.behaviour = "hang"
+    nginx = cache(faulty.port, companion=receiver.url)
+    expected = move(nginx, faulty, 1)
+    wait_for("a batch in flight", lambda: receiver.attempts)
+    expected |= move(nginx, faulty, 2)
+    receiver.behaviour = 204
+    wait_for("everything", lambda: knows(receiver, expected), 30)
+    assert "timed out" in nginx.errors()
+
+
 def test_back_off_grows_with_jitter(cache, faulty, receiver):
     receiver.behaviour = 500
     nginx = cache(faulty.port, companion=receiver.url)

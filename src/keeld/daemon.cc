@@ -142,9 +142,10 @@ Task<std::vector<Error>> Daemon::check_cluster() {
     for (const char* verb : {"get", "create", "update"}) {
         needs.push_back({{verb, "coordination.k8s.io", "leases", lease_ns}, true});
     }
-    if (config_.kubernetes->namespaces.empty()) {
-        needs.push_back({{"list", "", "namespaces", ""}, false});
-        needs.push_back({{"watch", "", "namespaces", ""}, false});
+    for (const std::string& ns : scopes) {  // one by its name, or all of them
+        for (const char* verb : {"list", "watch"}) {
+            needs.push_back({{verb, "", "namespaces", "", ns}, false});
+        }
     }
     for (const Need& need : needs) {
         if (need.act && config_.mode != Mode::act) {
@@ -160,6 +161,7 @@ Task<std::vector<Error>> Daemon::check_cluster() {
             errors.push_back({"permission", "kubernetes: may not " + question.verb + " " + question.resource +
                                                 (question.group.empty() ? "" : "." + question.group) +
                                                 (question.ns.empty() ? "" : " in namespace " + question.ns) +
+                                                (question.name.empty() ? "" : " named " + question.name) +
                                                 "; grant it to keeld's account (conf/kubernetes/rbac.yaml)"});
         }
     }

@@ -338,11 +338,11 @@ Task<Expected<void>> ClusterClient::Impl::watch(
 
 Task<Expected<bool>> ClusterClient::Impl::allowed(std::shared_ptr<Impl> self,
                                                   AccessQuestion question) {
-    const Json body{json_pack("{s:s, s:s, s:{s:{s:s, s:s, s:s, s:s}}}", "apiVersion",
+    const Json body{json_pack("{s:s, s:s, s:{s:{s:s, s:s, s:s, s:s, s:s}}}", "apiVersion",
                               "authorization.k8s.io/v1", "kind", "SelfSubjectAccessReview", "spec",
                               "resourceAttributes", "verb", question.verb.c_str(), "group",
                               question.group.c_str(), "resource", question.resource.c_str(),
-                              "namespace", question.ns.c_str())};
+                              "namespace", question.ns.c_str(), "name", question.name.c_str())};
     Call call;
     call.method = "POST";
     call.path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";

@@ -99,6 +99,7 @@ class ClusterClient {
         std::string group;
         std::string resource;
         std::string ns;
+        std::string name{};  // of one object; empty: all of them
     };
     [[nodiscard]] Task<Expected<bool>> allowed(AccessQuestion question);
 

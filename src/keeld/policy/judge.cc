@@ -143,6 +143,14 @@ private:
             return say(verdict, Reason::no_answer,
                        "what " + brief(info->current.to_string()) + " holds has not been read yet");
         }
+        if (found.result == Result::same || found.result == Result::same_content) {
+            // A bad build that replaced every pod is what the tag answers, and still not well.
+            const Target here{container.name, tag, "", info->current};
+            if (const std::string* why = knowledge_.rejected(workload_.uid, here)) {
+                return say(verdict, Reason::target_rejected,
+                           "it runs " + brief(info->current.to_string()) + ", which failed here: " + *why);
+            }
+        }
         if (found.result == Result::same) {
             return say(verdict, Reason::up_to_date, "it runs " + brief(info->current.to_string()) +
                                                         ", which is what the tag answers" + tag_note());

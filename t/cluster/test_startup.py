@@ -15,11 +15,13 @@ import time
 import pytest
 import yaml
 
-from lab.keeld import Keeld, merged, new_secret
+from lab.keeld import Keeld
 from lab.kubernetes import KEELD, ControlPlane
-from lab.nginx import build
+from lab.lab import CACHE, REGISTRY
+from lab.nginx import Nginx, build
 from lab.ports import free_port
 from lab.process import run
+from lab.registry import Registry
 from lab.wait import wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,11 +35,15 @@ def objects():
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory):
-    """An API server with keeld's rights, that accepts client certificates, and an account without rights."""
+    """An API server with keeld's rights, that accepts client certificates, an account without rights, and a cache."""
     folder = tmp_path_factory.mktemp("plane")
     authority(folder)
     extra = [f"--client-ca-file={folder}/ca.crt"]
-    with ControlPlane(folder / "cp", controllers=False, audit=True, extra=extra, users={ACCOUNT: []}) as plane:
+    with contextlib.ExitStack() as stack:
+        options = {"controllers": False, "audit": True, "extra": extra, "users": {ACCOUNT: []}}
+        plane = stack.enter_context(ControlPlane(folder / "cp", **options))
+        registry = stack.enter_context(Registry(folder / "registry"))
+        plane.cache = stack.enter_context(Nginx(folder / "nginx", {REGISTRY: registry.port}))
         plane.kube = plane.api.client()
         plane.folder = folder
         for item in objects():
@@ -62,8 +68,8 @@ def settings(plane):
     """Each has a Lease of its own: none waits for another one's to run out."""
     return {
         "kubernetes": {"kubeconfig": str(plane.api.kubeconfig(KEELD)), "lease": {"name": f"keeld-{next(LEASES)}"}},
-        "caches": [{"name": "cache-a", "api": "http://127.0.0.1:9/keel", "lookup": "http://127.0.0.1:9"}],
-        "registries": {"registry.example": {"through": "cache-a"}},
+        "caches": [{"name": CACHE, "api": plane.cache.api_url, "lookup": {REGISTRY: plane.cache.lookup_url(REGISTRY)}}],
+        "registries": {REGISTRY: {"through": CACHE}},
     }
 
 
@@ -265,6 +271,30 @@ def test_e2_without_any_right_every_one_is_named_at_once(keeld, plane):
         assert f"may not {verb} {resource}" in said
 
 
+# The caches
+
+def test_e2_a_cache_that_does_not_answer(keeld):
+    """Only --check minds: a start must not depend on it."""
+    port = free_port()
+    keeld.config["caches"][0]["api"] = f"http://127.0.0.1:{port}/keel"
+    keeld.write()
+    code, said = attempt(keeld, "--check")
+    assert code == 2 and CACHE in said and f"127.0.0.1:{port}" in said, said
+    keeld.start().wait_ready()
+
+    def told():
+        return [one for one in keeld.get("/v1/status")["problems"] if one["code"] == "cache-unreachable"]
+
+    assert f"127.0.0.1:{port}" in wait_for("the problem", told)[0]["text"]
+
+
+def test_e2_a_cache_whose_api_is_elsewhere(keeld, plane):
+    keeld.config["caches"][0]["api"] = plane.cache.lookup_url(REGISTRY) + "/keel"
+    keeld.write()
+    code, said = attempt(keeld, "--check")
+    assert code == 2 and CACHE in said and "must name the location of keel_api" in said, said
+
+
 # What is in use
 
 def test_e2_the_socket_is_in_use(keeld, plane, tmp_path):
@@ -304,6 +334,8 @@ def test_e2_the_ledger_is_used_by_another_keeld(keeld, plane, tmp_path):
     second = Keeld(tmp_path / "second", {**settings(plane), "ledger": {"path": str(keeld.ledger)}})
     code, said = attempt(second)
     assert code == 2 and str(keeld.ledger) in said and "used by another keeld" in said and str(keeld.pid) in said, said
+    assert attempt(keeld, "--check")[0] == 0  # who checks beside a running keeld is not in its way
+    assert keeld.request("GET", "/readyz")[0] == 200
 
 
 def test_e2_a_ledger_that_cannot_be_one(keeld):
@@ -409,12 +441,12 @@ def bound_token(plane, name):
 
 
 def credentials(plane):
-    """What keeld's requests were let in with, in their order, repetitions left out."""
+    """The service account tokens that keeld's requests were let in with, in their order."""
     found = []
     for entry in plane.api.requests(user=KEELD):
-        name = entry["user"].get("extra", {}).get("authentication.kubernetes.io/credential-id")
-        if name and (not found or found[-1] != name):
-            found.append(name)
+        for name in entry["user"].get("extra", {}).get("authentication.kubernetes.io/credential-id", []):
+            if name.startswith("JTI=") and name not in found:
+                found.append(name)
     return found
 
 

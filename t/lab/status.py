@@ -32,6 +32,10 @@ class StatusNode:
         self.started = {}  # uid of a pod → the digests that it was told to run
         self.failures = []
 
+    def digests(self):
+        """All that any pod was told to run."""
+        return {digest for digests in list(self.started.values()) for digest in digests}
+
     def hold(self):
         self.free.clear()
 

@@ -15,7 +15,7 @@ import pytest
 from lab.kubernetes import ControlPlane
 from lab.lab import Lab, end_on_signals
 from lab.stage import Stage
-from lab.wait import wait_for
+from scene import empty
 
 _count = itertools.count(1)
 
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def lab():
     """Everything, for tests that leave it as they found it: keeld in mode act, look-ups every second, no pacing."""
-    with Lab(nodes=1, keeld={}, audit=True) as running:
+    with Lab(nodes=1, keeld={}, audit=True, also=["docker.io", "registry.example:5000"]) as running:
         yield running
 
 
@@ -74,10 +74,7 @@ def namespace(lab):
     name = f"test-{next(_count)}"
     lab.kube.namespace(name, labels={"keel.sh/enrolled": "true"})
     yield name
-    for kind in ("cronjobs", "jobs", "deployments", "statefulsets", "daemonsets", "replicasets", "pods"):
-        for item in lab.kube.list(kind, name):
-            lab.kube.delete(kind, name, item["metadata"]["name"], grace=1)
-    wait_for(f"pods of {name} gone", lambda: not lab.kube.list("pods", name), 60)
+    empty(lab, name)
     lab.kube.delete("namespaces", None, name)
 
 

@@ -56,6 +56,7 @@ class Lab:
     tell: called with a line for each step. keep: leave the folder.
     cluster: the kubeconfig of a cluster that is there, to be used instead of one of our own; then cache_at is the
     (host, port) where nginx listens and the nodes ask, and images are named after it.
+    also: more names of registries that the same pull-through serves, for other spellings of references.
     before_keeld: called with the lab when everything but keeld runs. before_stop: when keeld has
     ended and nothing else has.
 
@@ -66,7 +67,7 @@ class Lab:
 
     def __init__(self, nodes=1, controllers=True, cache=True, module=True, keeld=None, audit=False, folder=None,
                  tell=None, keep=False, api_options=None, cluster=None, cache_at=None,
-                 before_keeld=None, before_stop=None):  # fmt: skip
+                 also=(), before_keeld=None, before_stop=None):  # fmt: skip
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="ngx-keel-"))
         self.folder.mkdir(exist_ok=True)
         self.folder.chmod(0o711)  # nginx's workers pass through
@@ -76,6 +77,7 @@ class Lab:
             nodes = 0
         self.cache_at, self.before_keeld, self.before_stop = cache_at, before_keeld, before_stop
         self.registry = f"{cache_at[0]}:{cache_at[1]}" if cache_at else REGISTRY
+        self.registries = [self.registry, *also]
         self.machine = Machine() if nodes else None
         self.images = Images(self.folder / "images")
         self.upstream = Registry(self.folder / "registry", "upstream")
@@ -143,7 +145,7 @@ class Lab:
                 self.keeld = Keeld(self.folder / "keeld", {"events": {"secret": str(secret)}})
             self.nginx = Nginx(
                 self.folder / "nginx",
-                {self.registry: self.through.port},
+                {name: self.through.port for name in self.registries},
                 companion=self.keeld.events_url if self.keeld else None,
                 secret=secret,
                 cache=CACHE,
@@ -153,7 +155,7 @@ class Lab:
             self.nginx.start().wait_ready()
         (self.plane or self.api).wait_ready()
         self.kube = self.api.client()
-        mirrors = {self.registry: self.nginx.url(self.registry) if self.nginx else self.upstream.url}
+        mirrors = {name: self.nginx.url(name) if self.nginx else self.upstream.url for name in self.registries}
         if self.node_names:
             self.tell(f"{len(self.node_names)} node{'s' if len(self.node_names) > 1 else ''}")
         for name in self.node_names:
@@ -172,14 +174,14 @@ class Lab:
 
     def keeld_base(self):
         """keeld.yaml of a lab: everything that names a part of it."""
-        lookup = {self.registry: self.nginx.lookup_url(self.registry)}
+        lookup = {name: self.nginx.lookup_url(name) for name in self.registries}
         return {
             "kubernetes": {
                 "kubeconfig": str(self.api.kubeconfig(KEELD) if self.plane else self.api.kubeconfig),
                 "lease": {"namespace": "keel", "name": "keeld"},
             },
             "caches": [{"name": CACHE, "api": self.nginx.api_url, "lookup": lookup}],
-            "registries": {self.registry: {"through": CACHE, "upstream": self.upstream.url}},
+            "registries": {name: {"through": CACHE, "upstream": self.upstream.url} for name in self.registries},
             "defaults": {"pollSchedule": "@every 1s"},
             "pacing": "unlimited",
         }

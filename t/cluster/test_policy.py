@@ -1,0 +1,462 @@
+"""What is not to be restarted is not: vetoes, enrolment, blocked kinds, pacing, doubtful answers, mode observe."""
+
+import contextlib
+import http.server
+import shutil
+import threading
+import types
+
+import pytest
+
+from lab.lab import REGISTRY
+from lab.wait import wait_for
+from lab.workloads import deployment, statefulset
+from scene import (
+    ENROLLED, container, empty, fetch, mark, move, name_of, own_ledger, patches, reached, reload, requests, resource,
+    rollouts, settings, time_of, wait_ended, wait_reason, wait_rolled_out, wait_why, why, writes,
+)  # fmt: skip
+
+NEVER = {"keel.sh/policy": "never"}
+VETOES = {
+    "workload-annotation": "workload annotation",
+    "workload-label": "workload label",
+    "template-annotation": "pod template annotation",
+    "template-label": "pod template label",
+    "namespace-annotation": "namespace annotation",
+    "namespace-label": "namespace label",
+}
+UNTOUCHED = {
+    "apart": "not-enrolled",
+    "refused": "not-enrolled",
+    "kube-public": "excluded-namespace",
+    "keel": "excluded-namespace",
+}
+
+
+def template(item):
+    return item["spec"]["template"]
+
+
+def as_it_was(lab, before):
+    """The workload's specification has not changed, and no field of it is keeld's."""
+    now = fetch(lab, name_of(before))
+    assert now["metadata"]["uid"] == before["metadata"]["uid"]
+    assert now["metadata"]["generation"] == before["metadata"]["generation"]
+    assert now["spec"] == before["spec"]
+    for key in ("labels", "annotations"):
+        assert now["metadata"].get(key) == before["metadata"].get(key)
+    assert "keeld" not in [entry["manager"] for entry in now["metadata"]["managedFields"]]
+
+
+@pytest.fixture(scope="module")
+def moved(lab):
+    """One tag moved; what was not to follow stands beside what did."""
+    kube, image = lab.kube, lab.image("policy/app:latest")
+    lab.push("policy/app", "latest", "one")
+    lab.push("policy/postgres", "latest", "one")
+    kube.namespace("follows", labels=ENROLLED)
+    kube.namespace("leaves", labels=ENROLLED)
+    kube.namespace("by-annotation", labels=ENROLLED, annotations=NEVER)
+    kube.namespace("by-label", labels=ENROLLED | NEVER)
+    kube.namespace("apart")
+    kube.namespace("refused", labels={"keel.sh/enrolled": "false"})
+    for name in ("kube-public", "keel"):
+        kube.patch("namespaces", None, name, {"metadata": {"labels": ENROLLED}})
+    made = ["follows", "leaves", "by-annotation", "by-label", "apart", "refused"]
+
+    follows = deployment("follows", "app", image)
+    leaves = deployment("leaves", "app", image)
+    vetoed = {
+        "workload-annotation": deployment("follows", "by-annotation", image, annotations=NEVER),
+        "workload-label": deployment("follows", "by-label", image, labels=NEVER),
+        "template-annotation": deployment("follows", "by-template-annotation", image),
+        "template-label": deployment("follows", "by-template-label", image),
+        "namespace-annotation": deployment("by-annotation", "app", image),
+        # An explicit policy of its own is stronger than anything but a veto.
+        "namespace-label": deployment("by-label", "app", image, annotations={"keel.sh/policy": "force"}),
+    }
+    template(vetoed["template-annotation"])["metadata"]["annotations"] = dict(NEVER)
+    template(vetoed["template-label"])["metadata"]["labels"].update(NEVER)
+    untouched = {name: deployment(name, "app", image) for name in UNTOUCHED}
+
+    postgres = lab.image("policy/postgres:latest")
+    owner = {"apiVersion": "databases.example/v1", "kind": "Database", "name": "main", "controller": True,
+             "uid": "8bd1b3ab-2f2a-4f8e-9d6f-0d2a2f6a9a01"}  # fmt: skip
+    allow = {"keel.sh/stateful": "allow"}
+    guarded = {
+        "set": (statefulset("follows", "set", image), "stateful"),
+        "database": (deployment("follows", "database", postgres), "stateful"),
+        "beside": (deployment("follows", "beside", "", containers={"app": image, "db": postgres}), "stateful"),
+        "owned": (deployment("follows", "owned", image), "operator-owned"),
+        # The key of the other kind, or a policy, releases nothing.
+        "forced": (statefulset("follows", "forced", image, annotations={"keel.sh/policy": "force",
+                                                                       "keel.sh/operator-owned": "allow"}), "stateful"),
+        "misled": (deployment("follows", "misled", image, annotations={"keel.sh/stateful": "allow"}), "operator-owned"),
+    }  # fmt: skip
+    released = {
+        "set": statefulset("follows", "released-set", image, annotations=allow),
+        "database": deployment("follows", "released-database", postgres, annotations=allow),
+        "beside": deployment("follows", "released-beside", "", annotations=allow,
+                             containers={"app": image, "db": postgres}),
+        "owned": deployment("follows", "released-owned", image, annotations={"keel.sh/operator-owned": "allow"}),
+    }  # fmt: skip
+    for item in (guarded["owned"][0], guarded["misled"][0], released["owned"]):
+        item["metadata"]["ownerReferences"] = [owner]
+
+    everything = [follows, leaves, *vetoed.values(), *untouched.values()]
+    everything += [item for item, _ in guarded.values()] + list(released.values())
+    for item in everything:
+        kube.create(item)
+    wait_rolled_out(lab, *map(name_of, everything), deadline=180)
+    for item in [follows, leaves, *released.values()]:
+        wait_reason(lab, name_of(item), "up-to-date")
+    before = {name_of(item): fetch(lab, name_of(item)) for item in everything}
+
+    # It leaves right before the tag moves.
+    kube.patch("namespaces", None, "leaves", {"metadata": {"labels": {"keel.sh/enrolled": None}}})
+    wait_reason(lab, name_of(leaves), "not-enrolled", 5)
+    since = mark(lab)
+    pushed = move(lab, {"policy/app": "two", "policy/postgres": "two"})
+    two, db = pushed["policy/app"], pushed["policy/postgres"]
+    wait_ended(lab, name_of(follows), two.digest)
+    for name, item in released.items():
+        wait_ended(lab, name_of(item), db.digest if name == "database" else two.digest)
+    yield types.SimpleNamespace(
+        follows=follows, leaves=leaves, vetoed=vetoed, untouched=untouched, guarded=guarded, released=released,
+        before=before, since=since, two=two, db=db,
+    )  # fmt: skip
+    empty(lab, *made, "kube-public", "keel")
+    for name in made:
+        kube.delete("namespaces", None, name)
+    for name in ("kube-public", "keel"):
+        kube.patch("namespaces", None, name, {"metadata": {"labels": {"keel.sh/enrolled": None}}})
+
+
+def test_p4_only_what_is_enrolled_is_written(lab, moved):
+    """The audit log holds one patch for each workload that follows, and no other write by keeld."""
+    followers = [moved.follows, *moved.released.values()]
+    written = {(item["objectRef"]["resource"], item["objectRef"]["namespace"], item["objectRef"]["name"])
+               for item in writes(lab, moved.since)}  # fmt: skip
+    assert written == {(f"{item['kind'].lower()}s", "follows", item["metadata"]["name"]) for item in followers}
+    assert len(writes(lab, moved.since)) == len(followers)
+    assert {item["responseStatus"]["code"] for item in writes(lab, moved.since)} == {200}
+
+
+@pytest.mark.parametrize("where", VETOES)
+def test_p3_a_veto_holds_wherever_it_is_written(lab, moved, where):
+    item = moved.vetoed[where]
+    answer = why(lab, name_of(item))
+    assert (answer["verdict"], answer["reason"]) == ("ignore", "vetoed")
+    assert f"stands as {VETOES[where]};" in answer["sentence"]
+    as_it_was(lab, moved.before[name_of(item)])
+    code, out, _ = lab.keeld.ctl("why", name_of(item))
+    assert code == 0 and "vetoed" in out and VETOES[where] in out
+    policy = container(answer, "app")["settings"]["policy"]
+    if where == "namespace-label":
+        losers = [(loser["value"], loser["layer"]) for loser in policy["overridden"]]
+        assert (policy["value"], policy["layer"]) == ("force", "workload annotation")
+        assert ("never", "namespace label") in losers
+    else:
+        assert (policy["value"], policy["layer"]) == ("never", VETOES[where])
+
+
+@pytest.mark.parametrize("namespace", UNTOUCHED)
+def test_p4_not_enrolled_is_untouched(lab, moved, namespace):
+    item = moved.untouched[namespace]
+    answer = why(lab, name_of(item))
+    assert (answer["verdict"], answer["reason"]) == ("ignore", UNTOUCHED[namespace])
+    assert answer["enrolled_by"] is None and answer["rollout"] is None
+    as_it_was(lab, moved.before[name_of(item)])
+
+
+def test_p4_pods_of_others_are_not_even_read(lab, moved):
+    """Workloads and namespaces are watched; pods are read where they are enrolled."""
+    read = {entry["objectRef"].get("namespace") for entry in requests(lab) if resource(entry) == "pods"}
+    assert "follows" in read and not read & set(UNTOUCHED)
+
+
+def test_p4_leaving_stops_at_once_and_coming_back_goes_on(lab, moved):
+    name = name_of(moved.leaves)
+    as_it_was(lab, moved.before[name])
+    assert rollouts(lab, name) == []
+    lab.kube.patch("namespaces", None, "leaves", {"metadata": {"labels": ENROLLED}})
+    wait_ended(lab, name, moved.two.digest)
+    assert patches(lab, name) == [200]
+
+
+def test_p3_without_the_veto_it_follows(lab, moved):
+    name = name_of(moved.vetoed["workload-annotation"])
+    lab.kube.patch("deployments", "follows", "by-annotation", {"metadata": {"annotations": {"keel.sh/policy": None}}})
+    wait_ended(lab, name, moved.two.digest)
+    assert patches(lab, name) == [200]
+
+
+@pytest.mark.parametrize("kind", ["set", "database", "beside", "owned", "forced", "misled"])
+def test_s2_blocked_until_its_own_key_releases_it(lab, moved, kind):
+    item, reason = moved.guarded[kind]
+    answer = why(lab, name_of(item))
+    assert (answer["verdict"], answer["reason"]) == ("blocked", reason)
+    key = "keel.sh/stateful" if reason == "stateful" else "keel.sh/operator-owned"
+    assert f"{key}: allow" in answer["sentence"]
+    as_it_was(lab, moved.before[name_of(item)])
+    assert lab.keeld.ctl("why", name_of(item))[0] == 1
+    if kind == "beside":
+        beside = container(answer, "app")
+        assert (beside["verdict"], beside["reason"]) == ("blocked", "sibling-blocked")
+        assert "container db" in beside["sentence"]
+    if kind == "owned":
+        assert "Database/main" in answer["sentence"]
+
+
+@pytest.mark.parametrize("kind", ["set", "database", "beside", "owned"])
+def test_s2_its_own_key_releases_it(lab, moved, kind):
+    item = moved.released[kind]
+    (rollout,) = rollouts(lab, name_of(item))
+    wanted = {"database": [moved.db.digest], "beside": [moved.two.digest, moved.db.digest]}
+    assert (rollout["state"], reached(rollout)) == ("done", wanted.get(kind, [moved.two.digest]))
+    assert wait_reason(lab, name_of(item), "up-to-date")["verdict"] == "current"
+
+
+# --- pacing -------------------------------------------------------------------------------------------------------
+
+
+def test_r5_r8_pacing_holds_over_restarts_and_downtime(lab, namespace):
+    """Two an hour: of four that are due two roll; the others wait, through a restart and for what moved meanwhile."""
+    lab.push("paced/app", "latest", "one")
+    items = [deployment(namespace, f"app-{number}", lab.image("paced/app:latest")) for number in range(4)]
+    names = [name_of(item) for item in items]
+    for item in items:
+        lab.kube.create(item)
+    wait_rolled_out(lab, *names)
+
+    def waiting(digest):
+        """{workload: until} of those that wait for a place with that target."""
+        found = {}
+        for name in names:
+            answer = why(lab, name)
+            gates = {gate["gate"]: gate for gate in answer["gates"]}
+            target = container(answer, "app")["target"] or {}
+            if answer["verdict"] == "roll" and target.get("digest") == digest and gates.keys() == {"awaiting-pacing"}:
+                found[name] = gates["awaiting-pacing"]["until"]
+        return found
+
+    limits = {"pacing": {"cluster": "2/h", "namespace": "unlimited", "concurrent": "unlimited"}}
+    with settings(lab, own_ledger(lab, "paced") | limits) as since:
+        for name in names:
+            wait_reason(lab, name, "up-to-date")
+        two = lab.push("paced/app", "latest", "two")
+        wait_for("two rollouts", lambda: sum(len(rollouts(lab, name)) for name in names) == 2, 60)
+        rolled = [name for name in names if rollouts(lab, name)]
+        for name in rolled:
+            wait_ended(lab, name, two.digest)
+        held = wait_for("two that wait", lambda: len(found := waiting(two.digest)) == 2 and found)
+        assert set(held) == set(names) - set(rolled)
+        first = min(time_of(rollouts(lab, name)[0]["intended"]) for name in rolled)
+        assert {(time_of(until) - first).total_seconds() for until in held.values()} == {3600}
+        pacing = lab.keeld.get("/v1/status")["pacing"]
+        assert pacing["used"] == 2 and time_of(pacing["next_free"]) == time_of(next(iter(held.values())))
+
+        lab.keeld.restart()
+        assert wait_for("the same wait", lambda: len(found := waiting(two.digest)) == 2 and found) == held
+
+        lab.keeld.stop()
+        three = lab.push("paced/app", "latest", "three")
+        lab.keeld.start().wait_ready()
+        held_by_all = wait_for("all wait", lambda: len(found := waiting(three.digest)) == 4 and found)
+        assert set(held_by_all.values()) == set(held.values())
+
+        # A veto ends the wait of one of them.
+        lab.kube.patch("deployments", namespace, names[0].split("/")[-1], {"metadata": {"annotations": NEVER}})
+        answer = wait_reason(lab, names[0], "vetoed")
+        assert answer["gates"] == []
+        wait_for("three wait", lambda: set(waiting(three.digest)) == set(names[1:]))
+        assert len(writes(lab, since)) == 2
+
+
+# --- answers that are no news -------------------------------------------------------------------------------------
+
+
+class Faulty:
+    """In the place of the pull-through: answers with a status of choice, and a digest that nothing has."""
+
+    def __init__(self, port):
+        owner = self
+        self.status, self.asked = 500, 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self):
+                owner.asked += 1
+                self.send_response(owner.status)
+                self.send_header("Docker-Content-Digest", "sha256:" + "0" * 64)
+                self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+                if owner.status == 429:
+                    self.send_header("Retry-After", "1")
+                self.send_header("Content-Length", "0")
+                self.send_header("Connection", "close")  # nothing of it stays when it has ended
+                self.end_headers()
+
+            do_GET = do_HEAD
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextlib.contextmanager
+def without_pull_through(lab):
+    lab.through.stop()
+    try:
+        yield
+    finally:
+        lab.through.start().wait_ready()
+
+
+def test_d8_failures_are_never_a_change(lab, namespace):
+    """401, 403, 404, 429, 5xx and silence, each with a digest that would be a change if it were believed."""
+    one = lab.push("failing/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("failing/app:latest")))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+    since = mark(lab)
+
+    def told(text):
+        def met(answer):
+            assert answer["reason"] == "up-to-date" and answer["rollout"] is None
+            assert answer["containers"][0]["newest"]["digest"] == one.digest
+            return text in (answer["containers"][0]["freshness"]["failure"] or "")
+
+        return met
+
+    with without_pull_through(lab):
+        wait_why(lab, name, "tells that nobody answers", told("answered 502"))
+        faulty = Faulty(lab.through.port)
+        try:
+            for status in (401, 403, 404, 429, 500, 503):
+                faulty.status = status
+                wait_why(lab, name, f"tells of {status}", told(f"answered {status}"))
+            problems = [item for item in lab.keeld.get("/v1/status")["problems"] if item["code"] == "tag-unanswered"]
+            assert [item for item in problems if "failing/app:latest" in item["text"]]
+        finally:
+            faulty.stop()
+    wait_why(lab, name, "has its answers again", lambda item: item["containers"][0]["freshness"]["failure"] is None)
+    assert rollouts(lab, name) == [] and writes(lab, since) == []
+    (seen,) = [item for item in lab.nginx.tags() if item["tag"] == f"{REGISTRY}/failing/app:latest"]
+    assert seen["digest"] == one.digest, "the module believes no failure either"
+    two = lab.push("failing/app", "latest", "two")
+    wait_ended(lab, name, two.digest)
+
+
+def test_d8_a_digest_that_goes_back_needs_a_second_source(lab, namespace):
+    """A pull-through that was restored answers 200 with what it knew when its upstream is down: no news. Confirmed
+    by the upstream itself, `reverts` decides: ask waits, never blocks, follow rolls.
+    """
+    one = lab.push("back/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("back/app:latest")))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+    storage = lab.through.folder / lab.through.name
+    shutil.copytree(storage, lab.folder / "old-storage")
+    two = lab.push("back/app", "latest", "two")
+    wait_ended(lab, name, two.digest)
+    wait_reason(lab, name, "up-to-date")
+
+    # The storage of before is back, and the upstream is not there.
+    lab.keeld.stop()
+    with without_pull_through(lab):
+        shutil.rmtree(storage)
+        (lab.folder / "old-storage").rename(storage)
+    lab.upstream.stop()
+    since = mark(lab)
+    try:
+        lab.keeld.start().wait_ready()
+        answer = wait_reason(lab, name, "revert-unconfirmed")
+        assert answer["verdict"] == "blocked" and one.digest[:19] in answer["sentence"]
+        through = lab.nginx.through(REGISTRY).manifest("back/app", "latest", "HEAD", f"?ns={REGISTRY}")
+        assert (through.status, through.digest) == (200, one.digest)
+        assert answer["containers"][0]["newest"]["digest"] == two.digest
+    finally:
+        lab.upstream.start().wait_ready()
+    wait_reason(lab, name, "up-to-date")
+
+    # Now the publisher himself goes back.
+    with settings(lab, {}):
+        manifest = lab.upstream.manifest("back/app", one.digest).body
+        lab.upstream.put_manifest("back/app", "latest", manifest)
+        answer = wait_reason(lab, name, "digest-moved")
+        assert answer["containers"][0]["target"]["digest"] == one.digest
+        assert [gate["gate"] for gate in answer["gates"]] == ["awaiting-approval"]
+        reload(lab, {"defaults": {"reverts": "never"}})
+        answer = wait_reason(lab, name, "revert-refused")
+        assert answer["verdict"] == "blocked" and answer["gates"] == []
+        assert writes(lab, since) == []
+        reload(lab, {"defaults": {"reverts": "follow"}})
+        wait_ended(lab, name, one.digest)
+        assert patches(lab, name, since) == [200]
+        wait_rolled_out(lab, name)
+        (pod,) = lab.kube.pods(namespace, "app")
+        found = [item for item in lab.running(namespace) if item["pod"] == pod["metadata"]["name"]]
+        assert [item["digest"] for item in found] == [one.digest]
+
+
+# --- quiet --------------------------------------------------------------------------------------------------------
+
+
+def test_e1_idle_means_watches_and_the_lease_alone(lab, namespace):
+    """Look-ups of tags go on every second meanwhile; the API server hears nothing of them."""
+    lab.push("idle/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("idle/app:latest"), 2))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+
+    def is_quiet(entry):
+        return entry["verb"] == "watch" or resource(entry) == "leases"
+
+    def renewals(since):
+        times = [time_of(entry["stageTimestamp"]) for entry in requests(lab, since) if entry["verb"] == "update"]
+        return (times[-1] - times[0]).total_seconds() if times else 0
+
+    # What belongs to the start of the pods is over once the Lease was renewed twice without anything else.
+    def calm():
+        since = mark(lab)
+        wait_for("a renewal", lambda: renewals(since) > 0, 30, interval=0.2)
+        return all(is_quiet(entry) for entry in requests(lab, since))
+
+    wait_for("calm", calm, 60)
+    since, looks = mark(lab), lab.keeld.get("/metrics")
+    wait_for("a quarter of a minute", lambda: renewals(since) >= 15, 60, interval=0.2)
+    assert [entry["requestURI"] for entry in requests(lab, since) if not is_quiet(entry)] == []
+    assert lab.keeld.get("/metrics") != looks
+
+
+def test_observe_writes_nothing_and_says_everything(lab, namespace):
+    lab.push("observed/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("observed/app:latest")))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+    before = fetch(lab, name)
+    with settings(lab, {"mode": "observe"}) as since:
+        two = lab.push("observed/app", "latest", "two")
+        answer = wait_reason(lab, name, "digest-moved")
+        assert answer["verdict"] == "roll" and answer["containers"][0]["target"]["digest"] == two.digest
+        assert [gate["gate"] for gate in answer["gates"]] == ["observe-only"] and answer["rollout"] is None
+        assert "observe-only" in answer["next"]
+        assert lab.keeld.get("/v1/status")["mode"] == "observe"
+        looks = requests(lab, since)
+        assert looks and [item for item in looks if resource(item) == "leases"] == []
+        assert writes(lab, since) == []
+        as_it_was(lab, before)
+    wait_ended(lab, name, two.digest)  # in mode act it is taken up at once
+    assert patches(lab, name) == [200]

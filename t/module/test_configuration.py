@@ -9,6 +9,7 @@ from cache import REGISTRY, Cache, digest_of, push, secret_line
 
 from lab.nginx import build
 from lab.process import program
+from lab.wait import wait_for
 
 COMPANION = "keel_cache_name c; keel_companion http://127.0.0.1:1/"
 
@@ -157,6 +158,7 @@ def test_configuration_test_leaves_no_trace(cache, faulty, receiver):
     nginx = cache(faulty.port, companion=receiver.url)
     faulty.tags(latest=digest_of(1))
     nginx.pull("app")
+    wait_for("all processes", lambda: nginx.helper() and len(nginx.workers_now()) == 2)
     before = nginx.api("status")[1]["epoch"], nginx.children()
     done = subprocess.run([*map(str, nginx.command()), "-t"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

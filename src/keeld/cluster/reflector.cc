@@ -105,6 +105,7 @@ Task<void> Reflector::State::guarded(std::shared_ptr<State> self) {
                 if (self->good) self->back_off.reset();
                 if (done && self->good) continue;
             }
+            if (self->stopped) break;
             if (!done && done.error().code == "gone") {
                 self->resource_version.clear();
                 if (self->good) continue;

@@ -1,5 +1,6 @@
 #include "keeld/catalogue/catalogue.h"
 
+#include <charconv>
 #include <utility>
 
 namespace keel {
@@ -23,6 +24,14 @@ bool same_images(const Workload& before, const Workload& after) {
         }
     }
     return true;
+}
+
+// Resource versions of one object rise; 0 for one that is no number.
+std::uint64_t version_of(const Workload& workload) {
+    const std::string& text = workload.resource_version;
+    std::uint64_t version = 0;
+    std::from_chars(text.data(), text.data() + text.size(), version);
+    return version;
 }
 
 }  // namespace
@@ -72,6 +81,16 @@ void Catalogue::upsert(Workload workload) {
         index(key, entry);
     }
     changed_(key);
+}
+
+// Listings and watches are in order among themselves; an answer may be overtaken by them, and nothing would tell again.
+void Catalogue::answered(Workload workload) {
+    const CatalogueEntry* known = find(workload.key);
+    const bool older = known != nullptr && known->object.uid == workload.uid &&
+                       version_of(workload) < version_of(known->object);
+    if (!older) {
+        upsert(std::move(workload));
+    }
 }
 
 void Catalogue::remove(const WorkloadKey& key) {

@@ -54,6 +54,8 @@ public:
     // A listing of one kind in one namespace; an empty namespace stands for all of them.
     void begin(WorkloadKind kind, const std::string& ns);
     void upsert(Workload workload);
+    // The object as an answer to a request of our own had it: dropped where something newer was told meanwhile.
+    void answered(Workload workload);
     void remove(const WorkloadKey& key);
     void end(WorkloadKind kind, const std::string& ns);
 

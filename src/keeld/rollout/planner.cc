@@ -169,8 +169,14 @@ void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry, 
     }
 }
 
+// Several tags may be at one digest: it is fetched once, and all that wait for it hear of it.
 void Planner::fetch(const WorkloadVerdict::Want& want) {
-    if (!stopped_ && fetching_.insert(want.digest).second) {
+    if (stopped_) {
+        return;
+    }
+    const auto [at, added] = fetching_.try_emplace(want.digest);
+    at->second.insert(want.tag);
+    if (added) {
         keel::spawn(parts_.loop, fetch_content(want));
     }
 }
@@ -180,8 +186,7 @@ Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
     const Expected<Content> content = co_await parts_.registry.content(want.tag, want.digest, platforms);
     if (content) {
         failed_.erase(want.digest);
-        fetching_.erase(want.digest);
-        reconsider(want.tag);
+        fetched(want.digest);
         co_return;
     }
     // One time-out is not a loss: only what fails again and again is told, and compared by digest alone.
@@ -189,13 +194,21 @@ Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
     ++failure.times;
     failure.text = content.error().text;
     if (failure.times == kLost) {
-        reconsider(want.tag);
+        for (const Tag& tag : fetching_[want.digest]) {
+            reconsider(tag);
+        }
     }
     // Still in `fetching_`: nobody asks again before the pause is over.
     const auto pause = failure.times < kLost ? kContentRetry : kContentLost;
     co_await pause_for(parts_.loop, pause);
-    fetching_.erase(want.digest);
-    reconsider(want.tag);
+    fetched(want.digest);
+}
+
+void Planner::fetched(const Digest& digest) {
+    const auto waiting = fetching_.extract(digest);
+    for (const Tag& tag : waiting.mapped()) {
+        reconsider(tag);
+    }
 }
 
 std::set<std::string> Planner::unread_namespaces() const {

@@ -65,13 +65,14 @@ private:
     void log_decision(const WorkloadKey& key, const CatalogueEntry& entry, const WorkloadVerdict& verdict);
     void fetch(const WorkloadVerdict::Want& want);
     Task<void> fetch_content(WorkloadVerdict::Want want);
+    void fetched(const Digest& digest);
     [[nodiscard]] std::set<std::string> unread_namespaces() const;
     [[nodiscard]] std::vector<WorkloadKey> stale_workloads() const;
 
     Parts parts_;
     std::set<WorkloadKey> dirty_;
     std::map<WorkloadKey, std::string> decided_;    // the newest decision in the ledger, as one text
-    std::set<Digest> fetching_;
+    std::map<Digest, std::set<Tag>> fetching_;  // contents on their way, and whose workloads wait for them
     struct Failure {
         int times = 0;
         std::string text;

@@ -417,7 +417,7 @@ Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
             if (workload) {
                 const std::int64_t generation = workload->generation;
                 const bool ours = workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
-                parts_.catalogue.upsert(std::move(*workload));
+                parts_.catalogue.answered(std::move(*workload));
                 if (ours) {
                     rollout->row.generation = generation;
                     rollout->row.applied = parts_.clock.now();
@@ -469,7 +469,7 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
             decode_workload(rollout->key.kind, answer->get(), parts_.config.defaults.restart_key);
         if (fresh) {
             rollout->row.generation = fresh->generation;
-            parts_.catalogue.upsert(std::move(*fresh));
+            parts_.catalogue.answered(std::move(*fresh));
         }
         rollout->row.applied = parts_.clock.now();
         refused_.erase(rollout->key);

@@ -72,6 +72,23 @@ TEST_F(CatalogueTest, TheSameVersionIsNoChange) {
     EXPECT_EQ(changed.size(), 1U);
 }
 
+// A watch may tell of the end of a rollout before the answer to the patch that began it has come.
+TEST_F(CatalogueTest, P7_AnAnswerDoesNotUndoWhatAWatchToldMeanwhile) {
+    catalogue.upsert(web("9"));
+    catalogue.upsert(web("11", "nginx:new"));
+    catalogue.answered(web("10", "nginx:old"));
+    EXPECT_EQ(entry().object.resource_version, "11");
+    catalogue.answered(web("12", "nginx:newest"));
+    EXPECT_EQ(entry().object.containers[0].image, "nginx:newest");
+    // A listing after the server went back to a backup is believed all the same.
+    catalogue.upsert(web("5"));
+    EXPECT_EQ(entry().object.resource_version, "5");
+    Workload namesake = web("1");
+    namesake.uid = "uid-again";
+    catalogue.answered(namesake);
+    EXPECT_EQ(entry().object.uid, "uid-again");
+}
+
 TEST_F(CatalogueTest, P7_AListingEndsWhatItDidNotSee) {
     catalogue.upsert(deployment("a", "one", {}));
     catalogue.upsert(deployment("b", "two", {}));

@@ -1,0 +1,674 @@
+// Rollouts from verdict to proof, with everything of keeld that takes part, against an API server
+// and a registry that fail at the worst moment: after a write and before its answer, between the
+// last look and the write, for ever.
+#include "keeld/rollout/rollouts.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/post.hpp>
+#include <map>
+#include <set>
+
+#include "keeld/catalogue/observations.h"
+#include "keeld/json.h"
+#include "keeld/policy/schedule.h"
+#include "keeld/rollout/planner.h"
+#include "unit/keeld/samples.h"
+#include "unit/keeld/scripted_peer.h"
+
+namespace keel {
+namespace {
+
+using test::at;
+using test::digest;
+using test::Reply;
+using test::ScriptedPeer;
+
+constexpr const char* kKey = "kubectl.kubernetes.io/restartedAt";
+constexpr const char* kDeployments = "/apis/apps/v1/namespaces/shop/deployments/";
+
+// Every look at it is a millisecond later, so that no two markers are the same.
+class TickingClock final : public Clock {
+  public:
+    [[nodiscard]] Time now() const override { return time += Millis{1}; }
+    mutable Time time = at(0);
+};
+
+Reply json(const std::string& body, const std::string& status = "200 OK") {
+    return {status, "Content-Type: application/json\r\n", body};
+}
+
+Reply refusal(const std::string& status, const std::string& reason) {
+    return json(R"({"kind":"Status","reason":")" + reason + R"(","message":"no"})", status);
+}
+
+// A Deployment of two pods as the API server has it.
+struct Object {
+    std::string marker;
+    int version = 1;
+    int generation = 1;
+    int observed = 1;
+    char runs = 'a';       // all of its pods
+    bool ready = true;     // they are
+    bool replaces = true;  // its controller replaces the pods when the template changes
+};
+
+class RolloutsTest : public testing::Test {
+  protected:
+    RolloutsTest() {
+        config.mode = Mode::act;
+        config.kubernetes.emplace();
+        config.pacing.cluster.count = config.pacing.ns.count = config.pacing.concurrent = 0;
+        CacheConfig& cache = config.caches.emplace_back();
+        cache.name = "cache-a";
+        cache.lookup["*"] = peer->url("/cache");
+        catalogue.upsert(test::enrolled("shop"));
+    }
+    ~RolloutsTest() override {
+        if (rollouts) {
+            schedule->stop();
+            planner->stop();
+            rollouts->stop();
+            lease->stop();
+        }
+        http.shutdown();
+        peer.reset();  // runs the loop; after this nothing does
+    }
+
+    // A Deployment that follows the tag of its own name, known to have been at digest a.
+    void add(const std::string& name) {
+        objects[name];
+        answers[name] = 'a';
+        tags.observe(tag(name), digest('a'), ManifestKind::image, at(-100), "event cache-a");
+        sync(name);
+    }
+    static Tag tag(const std::string& name) { return {"docker.io", "library/nginx", name}; }
+    // As Daemon wires it.
+    void start() {
+        ClusterAccess access;
+        access.server = peer->url();
+        cluster = std::make_unique<ClusterClient>(loop, http, access);
+        pods = std::make_unique<PodReader>(*cluster, catalogue, clock);
+        schedule =
+            std::make_unique<Schedule>(loop, config, clock, tags, observations,
+                                       [this](const Tag& one) { return planner->in_use(one); });
+        planner = std::make_unique<Planner>(Planner::Parts{
+            loop, config, clock, catalogue, tags, registry, *pods, *ledger, *schedule, pointer});
+        lease = std::make_unique<Lease>(loop, *cluster,
+                                        LeaseOptions{"keel", "keeld", "me", ledger->id()});
+        rollouts = std::make_unique<Rollouts>(Rollouts::Parts{
+            loop, config, clock, catalogue, tags, registry, *pods, *cluster, *ledger, *lease,
+            [this](const CatalogueEntry& entry) { return planner->verdict(entry); },
+            [this](Tag one) { return observations.look_up(std::move(one)); },
+            [this](const WorkloadKey& key) { planner->reconsider(key); }});
+        pointer = rollouts.get();
+        const auto spawn = [this](Task<void> task) {
+            asio::co_spawn(loop, std::move(task), asio::detached);
+        };
+        spawn(schedule->run());
+        spawn(planner->run());
+        spawn(planner->run_baseline());
+        spawn(lease->run([this] { rollouts->wake_waiting(); }));
+        rollouts->recover();
+        for (const auto& [name, object] : objects)
+            planner->reconsider(key(name));
+        planner->start();
+    }
+    // The tag is at another digest from now on, and the cache says so.
+    void moves(const std::string& name, char hex) {
+        answers[name] = hex;
+        CacheNews news;
+        news.source = "event cache-a";
+        news.state.tag = tag(name);
+        news.state.digest = digest(hex);
+        news.state.kind = ManifestKind::image;
+        news.state.change = Change::changed;
+        news.state.first_seen = news.state.last_seen = clock.now();
+        observations.take(news);
+    }
+    // What a watch would tell of the object.
+    void sync(const std::string& name) {
+        const Json object = parse_json(body_of(name));
+        auto workload = decode_workload(WorkloadKind::deployment, object.get(), kKey);
+        ASSERT_TRUE(workload) << workload.error().text;
+        catalogue.upsert(std::move(*workload));
+    }
+    static WorkloadKey key(const std::string& name) {
+        return {WorkloadKind::deployment, "shop", name};
+    }
+
+    // Says what keeld says is wrong where it does not come true.
+    testing::AssertionResult until(const std::function<bool()>& done) {
+        if (test::run_until(loop, done)) return testing::AssertionSuccess();
+        testing::AssertionResult result = testing::AssertionFailure();
+        result << "baseline: " << planner->baseline_problem() << "; lease: " << lease->problem();
+        for (const auto& [which, entry] : catalogue.workloads())
+            result << "; " << which.to_string() << ": " << planner->verdict(entry).sentence;
+        for (const RolloutRow& row : rollouts->all_active())
+            result << "; " << row.state << " " << row.reason << " " << row.text;
+        return result;
+    }
+    [[nodiscard]] bool ended(const std::string& state, int count = 1) {
+        const std::vector<RolloutRow> all = ledger->rollouts("", "", 100);
+        return std::ranges::count_if(all, [&](const RolloutRow& row) {
+                   return row.state == state && row.ended != Time{};
+               }) >= count;
+    }
+    RolloutRow newest() {
+        EXPECT_TRUE(test::await(loop, ledger->durable()));
+        const std::vector<RolloutRow> all = ledger->rollouts("", "", 1);
+        return all.empty() ? RolloutRow{} : all.front();
+    }
+    std::string told() {
+        EXPECT_TRUE(test::await(loop, ledger->durable()));
+        std::string all;
+        for (const Entry& entry : ledger->entries({})) {
+            if (entry.workload.empty()) continue;
+            std::string line(to_string(entry.kind));
+            line += all.empty() ? "" : " ";
+            all.insert(0, line);
+        }
+        return all;
+    }
+    // An intent of an earlier run of keeld.
+    RolloutRow left_behind(const std::string& name, const std::string& state) {
+        RolloutRow row;
+        row.id = "earlier";
+        row.workload = "Deployment/shop/" + name;
+        row.uid = "uid-" + name;
+        row.ns = "shop";
+        row.state = state;
+        row.targets = targets_to_json({{"app", tag(name), digest('a').to_string(), digest('b')}});
+        row.marker_key = kKey;
+        row.marker = "2026-11-22T11:59:00.000Z";
+        row.created = row.intended = at(-60);
+        ledger->put(row);
+        EXPECT_TRUE(test::await(loop, ledger->durable()));
+        return row;
+    }
+
+    // ---- The peer ----
+
+    Reply answer(const std::string& line, const std::string& request) {
+        const std::string method = line.substr(0, line.find(' '));
+        const std::string target = line.substr(method.size() + 1);
+        const std::string path = target.substr(0, target.find('?'));
+        const std::string body = request.substr(request.find("\r\n\r\n") + 4);
+        if (path.starts_with("/cache/v2/"))
+            return registry_answer(path.substr(path.rfind('/') + 1));
+        if (path.find("/leases") != std::string::npos) return lease_answer(method, body);
+        if (path == "/api/v1/nodes")
+            return json(R"({"metadata":{"resourceVersion":"1"},"items":[]})");
+        if (path.starts_with(kDeployments)) {
+            const std::string name = path.substr(std::string(kDeployments).size());
+            if (!objects.contains(name)) return refusal("404 Not Found", "NotFound");
+            return method == "PATCH" ? patch(name, body) : json(body_of(name));
+        }
+        return list(path, target);
+    }
+    Reply registry_answer(const std::string& reference) {
+        Reply reply;
+        reply.until = std::exchange(hold_registry, nullptr);
+        if (silent.contains(reference)) {
+            reply.status = "503 Service Unavailable";
+            return reply;
+        }
+        const char hex = reference.starts_with("sha256:") ? reference[7] : answers.at(reference);
+        reply.headers =
+            "Content-Type: application/vnd.oci.image.manifest.v1+json\r\nDocker-Content-Digest: " +
+            digest(hex).to_string() + "\r\n";
+        reply.body = R"({"config":{"digest":")" + digest(hex).to_string() + "\"}}";
+        return reply;
+    }
+    Reply lease_answer(const std::string& method, const std::string& body) {
+        if (method == "GET") {
+            return lease_body.empty() ? refusal("404 Not Found", "NotFound") : json(lease_body);
+        }
+        const Json root = parse_json(body);
+        json_object_set_new(json_object_get(root.get(), "metadata"), "resourceVersion",
+                            json_text(std::to_string(++lease_version)));
+        lease_body = dump_json(root.get());
+        return json(lease_body);
+    }
+    Reply list(const std::string& path, const std::string& target) {
+        std::string items;
+        for (const auto& [name, object] : objects) {
+            const bool selected = target.find("labelSelector=app%3D" + name) != std::string::npos ||
+                                  target.find("labelSelector") == std::string::npos;
+            if (!selected) continue;
+            const std::string set = "rs-" + name + "-" + std::to_string(object.generation);
+            const std::string old = "rs-" + name + "-" + std::to_string(object.observed);
+            if (path.ends_with("/replicasets")) {
+                for (const int revision : std::set<int>{object.observed, object.generation}) {
+                    const std::string number = std::to_string(revision);
+                    add_item(items,
+                             R"({"metadata":{"name":"rs-)" + name + "-" + number +
+                                 R"(","namespace":"shop","uid":"rs-)" + name + "-" + number +
+                                 R"(","annotations":{"deployment.kubernetes.io/revision":")" +
+                                 number + R"("},)" + owner("Deployment", "uid-" + name) + "}}");
+                }
+            } else if (path.ends_with("/pods")) {
+                for (const char* number : {"1", "2"}) {
+                    add_item(
+                        items,
+                        R"({"metadata":{"name":")" + name + "-" + number +
+                            R"(","namespace":"shop","uid":")" + name + number + R"(",)" +
+                            owner("ReplicaSet", old) +
+                            R"(},"spec":{"nodeName":"n"},"status":{"phase":"Running","containerStatuses":[)" +
+                            R"({"name":"app","imageID":"x/y@)" + digest(object.runs).to_string() +
+                            R"(","ready":)" + (object.ready ? "true" : "false") +
+                            R"(,"state":{"running":{}}}]}})");
+                }
+            }
+        }
+        return json(R"({"metadata":{"resourceVersion":"1"},"items":[)" + items + "]}");
+    }
+    static void add_item(std::string& items, const std::string& item) {
+        items += (items.empty() ? "" : ",") + item;
+    }
+    static std::string owner(const std::string& kind, const std::string& uid) {
+        return R"("ownerReferences":[{"apiVersion":"apps/v1","kind":")" + kind +
+               R"(","name":"x","uid":")" + uid + R"(","controller":true}])";
+    }
+    std::string body_of(const std::string& name) {
+        const Object& one = objects.at(name);
+        const std::string number = std::to_string(one.generation);
+        const int updated = one.observed == one.generation && one.ready ? 2 : 0;
+        const std::string count = std::to_string(updated);
+        return R"({"metadata":{"name":")" + name + R"(","namespace":"shop","uid":"uid-)" + name +
+               R"(","resourceVersion":")" + std::to_string(one.version) + R"(","generation":)" +
+               number + R"(},"spec":{"replicas":2,"selector":{"matchLabels":{"app":")" + name +
+               R"("}},"template":{"metadata":{"annotations":{")" + kKey + R"(":")" + one.marker +
+               R"("}},"spec":{"containers":[{"name":"app","image":"nginx:)" + name +
+               R"(","imagePullPolicy":"Always"}]}}},"status":{"observedGeneration":)" +
+               std::to_string(one.observed) +
+               R"(,"replicas":2,"updatedReplicas":2,"readyReplicas":)" + count +
+               R"(,"availableReplicas":)" + count + "}}";
+    }
+    Reply patch(const std::string& name, const std::string& body) {
+        patches.push_back(body);
+        const std::optional<Reply> before = before_patch ? before_patch(name) : std::nullopt;
+        if (before) return *before;
+        Object& object = objects.at(name);
+        const Json root = parse_json(body);
+        const json_t* metadata = json_object_get(root.get(), "metadata");
+        if (text_of(metadata, "resourceVersion") != std::to_string(object.version)) {
+            return refusal("409 Conflict", "Conflict");
+        }
+        const json_t* inner = json_object_get(json_object_get(root.get(), "spec"), "template");
+        object.marker =
+            text_of(json_object_get(json_object_get(inner, "metadata"), "annotations"), kKey);
+        ++object.version;
+        ++object.generation;
+        const Reply answer = json(body_of(name));
+        if (object.replaces) {
+            asio::post(loop, [this, name] { replace_pods(name); });
+        }
+        const std::optional<Reply> after = after_patch ? after_patch(name) : std::nullopt;
+        return after.value_or(answer);
+    }
+    void replace_pods(const std::string& name) {
+        Object& object = objects.at(name);
+        object.observed = object.generation;
+        object.runs = answers.at(name);
+        ++object.version;
+        sync(name);
+    }
+
+    Loop loop;
+    HttpClient http{loop, "keeld/test"};
+    TickingClock clock;
+    Config config;
+    test::ScratchDirectory directory;
+    std::unique_ptr<Ledger> ledger = test::open_ledger(loop, directory.file("ledger.db"));
+    Tags tags{*ledger};
+    Registry registry{http, config, *ledger};
+    std::unique_ptr<Planner> planner;
+    Rollouts* pointer = nullptr;
+    Catalogue catalogue{[this](const WorkloadKey& one) {
+        if (planner) planner->reconsider(one);
+    }};
+    Observations observations{loop,
+                              clock,
+                              *ledger,
+                              tags,
+                              registry,
+                              [this](const Tag& one) {
+                                  if (planner) planner->reconsider(one);
+                              },
+                              [this](const Tag& one) {
+                                  if (schedule) schedule->hint(one);
+                              }};
+    std::map<std::string, Object> objects;
+    std::map<std::string, char> answers;  // what a pull of the tag gets
+    std::set<std::string> silent;         // tags that the cache does not answer for
+    Signal* hold_registry = nullptr;      // the next answer of the cache waits for it
+    std::string lease_body;
+    int lease_version = 0;
+    std::vector<std::string> patches;
+    std::function<std::optional<Reply>(const std::string&)> before_patch;
+    std::function<std::optional<Reply>(const std::string&)> after_patch;
+    std::unique_ptr<ScriptedPeer> peer = std::make_unique<ScriptedPeer>(
+        loop, [this](const std::string& line, const std::string& request) {
+            return answer(line, request);
+        });
+    std::unique_ptr<ClusterClient> cluster;
+    std::unique_ptr<PodReader> pods;
+    std::unique_ptr<Schedule> schedule;
+    std::unique_ptr<Lease> lease;
+    std::unique_ptr<Rollouts> rollouts;
+};
+
+TEST_F(RolloutsTest, R1_FromAMoveToProof) {
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(told(), "decided intended applied verified outcome");
+    ASSERT_EQ(patches.size(), 1U);
+    const RolloutRow row = newest();
+    EXPECT_EQ(row.reason, "proven");
+    // O6, P5, V1: this very object in this very state, one annotation, nothing else.
+    EXPECT_EQ(patches[0],
+              R"({"metadata":{"uid":"uid-web","resourceVersion":"1"},"spec":{"template":{)"
+              R"("metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":")" +
+                  row.marker + "\"}}}}}");
+    EXPECT_EQ(row.marker, format_time(row.intended));
+    EXPECT_TRUE(rollouts->all_active().empty());
+}
+
+TEST_F(RolloutsTest, D7_AnAppliedPatchWhoseAnswerWasLostIsNotWrittenTwice) {
+    for (const Reply& lost : {refusal("500 Internal Server Error", "InternalError"),
+                              refusal("504 Gateway Timeout", "ServerTimeout"),
+                              Reply{"502 Bad Gateway", "", "<html>"}}) {
+        SCOPED_TRACE(lost.status);
+        const std::string name = "web" + std::to_string(objects.size());
+        add(name);
+        after_patch = [lost](const std::string&) { return lost; };
+        if (!rollouts) start();
+        const std::size_t before = patches.size();
+        moves(name, 'b');
+        const int count = static_cast<int>(objects.size());
+        ASSERT_TRUE(until([&] { return ended("done", count); }));
+        EXPECT_EQ(patches.size(), before + 1);
+    }
+}
+
+TEST_F(RolloutsTest, O6_AConflictIsJudgedAgainAndWrittenWithTheSameBytes) {
+    add("web");
+    int times = 0;
+    before_patch = [&](const std::string& name) -> std::optional<Reply> {
+        if (++times == 1) ++objects.at(name).version;  // somebody else wrote just now
+        return std::nullopt;
+    };
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_EQ(patches.size(), 2U);
+    EXPECT_NE(patches[1].find(newest().marker), std::string::npos);
+    EXPECT_EQ(ledger->rollouts("", "", 10).size(), 1U);
+}
+
+TEST_F(RolloutsTest, P3_AVetoInTheLastMomentIsObeyed) {
+    add("web");
+    start();
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    Signal answered(loop);
+    moves("web", 'b');
+    // The content of b is read first, then the gate that counts asks what a pull gets.
+    ASSERT_TRUE(until([this] { return registry.known_content(digest('b')) != nullptr; }));
+    hold_registry = &answered;
+    ASSERT_TRUE(until([this] { return hold_registry == nullptr; }));
+    Namespace ns = test::enrolled("shop");
+    ns.annotations["keel.sh/policy"] = "never";
+    catalogue.upsert(ns);
+    answered.notify();
+    ASSERT_TRUE(until([this] { return rollouts->all_active().empty(); }));
+    EXPECT_TRUE(patches.empty());
+    EXPECT_TRUE(newest().id.empty()) << "nothing was intended";
+}
+
+TEST_F(RolloutsTest, AStopInTheLastMomentLeavesNothingIntended) {
+    add("web");
+    start();
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    Signal answered(loop);
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return registry.known_content(digest('b')) != nullptr; }));
+    hold_registry = &answered;
+    ASSERT_TRUE(until([this] { return hold_registry == nullptr; }));
+    rollouts->stop();
+    http.shutdown();
+    for (int i = 0; i < 100; ++i) {
+        loop.restart();
+        loop.poll();
+    }
+    EXPECT_TRUE(newest().id.empty());
+    EXPECT_TRUE(patches.empty());
+    answered.notify();
+}
+
+TEST_F(RolloutsTest, P7_AnIntentThatWasWrittenIsFoundAndProven) {
+    add("web");
+    const RolloutRow row = left_behind("web", "intended");
+    Object& object = objects["web"];
+    object.marker = row.marker;
+    object.generation = object.observed = object.version = 2;
+    object.runs = answers["web"] = 'b';
+    tags.observe(tag("web"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    sync("web");
+    start();
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_TRUE(patches.empty());
+    EXPECT_EQ(newest().id, "earlier");
+}
+
+TEST_F(RolloutsTest, P7_AnIntentThatWasNotWrittenIsWrittenWithTheSameBytesOnce) {
+    add("web");
+    const RolloutRow row = left_behind("web", "intended");
+    tags.observe(tag("web"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    answers["web"] = 'b';
+    start();
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_EQ(patches.size(), 1U);
+    EXPECT_NE(patches[0].find(row.marker), std::string::npos);
+    EXPECT_EQ(ledger->rollouts("", "", 10).size(), 1U) << "and nothing else was begun beside it";
+}
+
+TEST_F(RolloutsTest, P7_AnIntentWhoseTargetMovedMeanwhileIsNotWritten) {
+    add("web");
+    left_behind("web", "intended");
+    tags.observe(tag("web"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    answers["web"] = 'c';  // nobody heard of it: keeld was away
+    start();
+    ASSERT_TRUE(until([this] { return ended("superseded") && ended("done"); }));
+    ASSERT_EQ(patches.size(), 1U);
+    EXPECT_EQ(objects["web"].runs, 'c');
+    EXPECT_NE(newest().id, "earlier");
+}
+
+TEST_F(RolloutsTest, P7_ARolloutUnderWayGoesOnBesideWhatIsOffered) {
+    add("web");
+    RolloutRow row = left_behind("web", "verifying");
+    row.applied = at(-50);
+    row.generation = 2;
+    row.deadline = at(600);
+    ledger->put(row);
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    Object& object = objects["web"];
+    object.marker = row.marker;
+    object.generation = object.version = 2;  // its pods are still the old ones
+    answers["web"] = 'b';
+    tags.observe(tag("web"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    sync("web");
+    start();
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.known; }));
+    planner->reconsider(key("web"));
+    ASSERT_TRUE(until([this] { return lease->held(); }));
+    EXPECT_EQ(rollouts->all_active().size(), 1U);
+    replace_pods("web");
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_TRUE(patches.empty()) << "it was restarted already";
+}
+
+TEST_F(RolloutsTest, R4_WhatCrashesOnTheTargetIsNotTriedAgain) {
+    config.defaults.deadline = Millis{200};
+    add("web");
+    objects["web"].replaces = false;
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+    objects["web"].ready = false;
+    objects["web"].observed = objects["web"].generation;
+    objects["web"].runs = 'b';
+    ++objects["web"].version;
+    sync("web");
+    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    EXPECT_EQ(newest().reason, "content");
+    const Target target{"app", tag("web"), "", digest('b')};
+    EXPECT_NE(rollouts->rejected("uid-web", target), nullptr);
+    EXPECT_EQ(ledger->rejected().size(), 1U);
+    // Old content again (a rollback by hand): the bad one is not rolled out a second time.
+    objects["web"].ready = true;
+    objects["web"].runs = 'a';
+    ++objects["web"].version;
+    ++objects["web"].generation;
+    objects["web"].observed = objects["web"].generation;
+    sync("web");
+    ASSERT_TRUE(until([this] {
+        const CatalogueEntry& entry = *catalogue.find(key("web"));
+        return entry.running.usable() && planner->verdict(entry).reason == Reason::target_rejected;
+    }));
+    EXPECT_EQ(patches.size(), 1U);
+    // The next one is.
+    objects["web"].replaces = true;
+    moves("web", 'c');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(patches.size(), 2U);
+}
+
+TEST_F(RolloutsTest, R4_ATagThatMovesAgainSupersedes) {
+    add("web");
+    objects["web"].replaces = false;
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+    objects["web"].replaces = true;
+    moves("web", 'c');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_TRUE(ended("superseded"));
+    EXPECT_EQ(patches.size(), 2U);
+    EXPECT_EQ(objects["web"].runs, 'c');
+    EXPECT_TRUE(ledger->rejected().empty());
+}
+
+TEST_F(RolloutsTest, R5_OneAnHourIsOneAnHour) {
+    config.pacing.cluster.count = 1;
+    add("api");
+    add("web");
+    start();
+    moves("api", 'b');
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_TRUE(until([this] {
+        const std::vector<RolloutRow> active = rollouts->all_active();
+        return active.size() == 1 && active[0].state == "waiting" &&
+               active[0].reason == to_string(Gate::awaiting_pacing);
+    }));
+    EXPECT_EQ(patches.size(), 1U);
+    clock.time += std::chrono::hours(1);
+    rollouts->wake_waiting();
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(patches.size(), 2U);
+}
+
+TEST_F(RolloutsTest, R5_TheHourOfAnEarlierRunCounts) {
+    config.pacing.cluster.count = 1;
+    add("web");
+    add("gone");
+    RolloutRow row = left_behind("gone", "done");
+    row.applied = row.ended = at(-30);
+    ledger->put(row);
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] {
+        const std::vector<RolloutRow> active = rollouts->all_active();
+        return active.size() == 1 && active[0].reason == to_string(Gate::awaiting_pacing);
+    }));
+    EXPECT_TRUE(patches.empty());
+}
+
+// One registry that does not answer keeps the workloads of others waiting no longer than its own.
+TEST_F(RolloutsTest, R5_AWorkloadThatCannotBeAskedAboutKeepsNoPlace) {
+    config.pacing.concurrent = 1;
+    add("api");
+    add("web");
+    start();
+    silent = {"api"};
+    moves("api", 'b');
+    ASSERT_TRUE(until([this] {
+        const auto active = rollouts->active(key("api"));
+        return active && active->reason == to_string(Reason::target_not_pullable);
+    }));
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(newest().workload, "Deployment/shop/web");
+    EXPECT_EQ(patches.size(), 1U);
+}
+
+TEST_F(RolloutsTest, ARefusedPatchCostsNoPlaceAndIsNotForced) {
+    config.pacing.cluster.count = 1;
+    add("api");
+    add("web");
+    before_patch = [](const std::string& name) -> std::optional<Reply> {
+        if (name == "api") return refusal("422 Unprocessable Entity", "Invalid");
+        return std::nullopt;
+    };
+    start();
+    moves("api", 'b');
+    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    EXPECT_EQ(newest().reason, "refused");
+    EXPECT_EQ(rollouts->pacing().used(clock.now()), 0);
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(patches.size(), 2U) << "the refused one waits before it tries again";
+}
+
+TEST_F(RolloutsTest, NothingIsWrittenInObserve) {
+    config.mode = Mode::observe;
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] {
+        const CatalogueEntry& entry = *catalogue.find(key("web"));
+        return planner->verdict(entry).verdict == Verdict::roll;
+    }));
+    const WorkloadVerdict verdict = planner->verdict(*catalogue.find(key("web")));
+    const std::vector<ClosedGate> gates = rollouts->gates(key("web"), verdict);
+    ASSERT_EQ(gates.size(), 1U);
+    EXPECT_EQ(gates[0].gate, Gate::observe_only);
+    EXPECT_EQ(told(), "decided");
+    EXPECT_TRUE(rollouts->all_active().empty());
+    EXPECT_TRUE(patches.empty());
+}
+
+TEST_F(RolloutsTest, R1_TheSameContentIsNoRestart) {
+    add("web");
+    start();
+    // b is another manifest of the same image.
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    Content same{digest('b'), ManifestKind::image, {{"", digest('b'), digest('a')}}};
+    ledger->put(ContentRow{digest('b').to_string(), same.to_json()});
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] {
+        const CatalogueEntry& entry = *catalogue.find(key("web"));
+        return planner->verdict(entry).reason == Reason::same_content;
+    }));
+    EXPECT_TRUE(patches.empty());
+    EXPECT_TRUE(rollouts->all_active().empty());
+}
+
+}  // namespace
+}  // namespace keel

@@ -406,6 +406,24 @@ def test_p7_one_rollout_after_downtime(lab, namespace):
     assert [item["digest"] for item in running(lab, name)] == [last.digest]
 
 
+def test_p7_a_cache_that_forgot_is_heard_too(lab, namespace):
+    """nginx was restarted and the tag moved, all while keeld was down; what nginx tells then is from another epoch,
+    and keeld itself would not look for an hour.
+    """
+    lab.push("forgot/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("forgot/app:latest")))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+    lab.keeld.stop()
+    lab.nginx.restart()
+    two = lab.push("forgot/app", "latest", "two")
+    assert lab.nginx.through(REGISTRY).digest("forgot/app", "latest", f"?ns={REGISTRY}") == two.digest
+    with settings(lab, {"defaults": {"pollSchedule": "@every 1h"}}):
+        wait_ended(lab, name, two.digest)
+        assert patches(lab, name) == [200]
+
+
 def test_p7_nothing_in_the_admission_path(lab):
     """keeld's absence cannot keep anything from starting: no webhook or policy is there, and it never asked for one."""
     group = "/apis/admissionregistration.k8s.io/v1"

@@ -9,6 +9,7 @@
 #include <iostream>
 
 #include "keeld/daemon.h"
+#include "keeld/log_format.h"
 #include "keeld/spawn.h"
 
 namespace keel {
@@ -28,11 +29,7 @@ struct Options {
 void set_up_log(const Options& options) {
     auto logger = spdlog::stderr_logger_st("keeld");
     logger->set_level(spdlog::level::from_str(options.level));
-    if (options.log == "json") {
-        logger->set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","text":"%v"})", spdlog::pattern_time_type::utc);
-    } else {
-        logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v", spdlog::pattern_time_type::utc);
-    }
+    logger->set_formatter(log_format(options.log == "json"));
     spdlog::set_default_logger(logger);
 }
 

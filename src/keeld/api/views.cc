@@ -462,7 +462,7 @@ ApiResponse Views::tags(const ApiRequest& request) {
 }
 
 ApiResponse Views::rollouts(const ApiRequest& request) {
-    const int limit = limit_of(request);
+    const int limit = std::min(limit_of(request), 999);  // one more tells whether there are more; the ledger gives 1,000
     const std::string workload = request.parameter("workload").value_or("");
     const std::string after = request.parameter("after").value_or("");
     std::vector<RolloutRow> rows = parts_.ledger.rollouts(workload, after, limit + 1);

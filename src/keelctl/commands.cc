@@ -32,7 +32,8 @@ Where keeld is, the first of:
 
 Output:
   Tables are for people and may change. "-o json" prints keeld's own objects: one object for status and why,
-  {"items": [...], "next": ...} for lists, newest first, all pages joined ("next" is null when nothing was left out);
+  {"items": [...], "next": ...} for lists, all pages joined ("next" is null when nothing was left out):
+  workloads by name, all others newest first;
   one object a line with --follow. Times are UTC. Colours appear on a terminal only, and not when NO_COLOR is set.
 
 Examples:
@@ -335,8 +336,8 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
                    "where keeld listens: unix:/PATH or http://HOST:PORT")
         ->type_name("URL");
     app.add_option("-o,--output", options.output, "table for people, json for programs")
-        ->check(CLI::IsMember({"table", "json"}))
-        ->type_name("")
+        ->check(CLI::IsMember({"table", "json"}).description(""))
+        ->type_name("table|json")
         ->capture_default_str();
     app.add_flag("--wide", options.wide, "digests in full");
 

@@ -211,6 +211,10 @@ Expected<void> clear_socket_file(const ListenAddress& where) {
         ::connect(probe, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
     const int reason = result == 0 ? 0 : errno;
     ::close(probe);
+    if (reason == EACCES || reason == EPERM) {
+        return cannot_listen(where, "the socket of user " + std::to_string(status.st_uid) +
+                                        " is in the way; remove it if nothing listens there");
+    }
     if (reason != ECONNREFUSED && reason != ENOENT) {
         return cannot_listen(where, "another process answers there; stop it, or use another path");
     }

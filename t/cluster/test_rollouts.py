@@ -248,6 +248,28 @@ def test_r1_a_bad_build_is_not_tried_again(lab, namespace):
     assert [item["digest"] for item in running(lab, name)] == [good.digest]
 
 
+def test_r4_a_full_cluster_is_no_fault_of_the_content(lab, namespace):
+    """No node takes the new pod until the deadline: told, not rejected, not written again; it arrives when one does."""
+    lab.push("full/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("full/app:latest")))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+    with settings(lab, {"defaults": {"deadline": "4s"}}):
+        lab.kube.patch("nodes", None, "node-1", {"spec": {"unschedulable": True}})
+        try:
+            two = lab.push("full/app", "latest", "two")
+            failed = wait_ended(lab, name, two.digest, "failed")
+            assert failed["reason"] == "stalled" and "not a fault of the content" in failed["text"]
+            assert wait_reason(lab, name, "rollout-stalled")["verdict"] == "blocked"
+        finally:
+            lab.kube.patch("nodes", None, "node-1", {"spec": {"unschedulable": None}})
+        wait_reason(lab, name, "up-to-date")
+        assert patches(lab, name) == [200]
+        wait_rolled_out(lab, name)
+        assert [item["digest"] for item in running(lab, name)] == [two.digest]
+
+
 def test_r1_a_move_during_a_rollout_supersedes_it(lab, namespace):
     """The last one wins, and each target is written at most once."""
     lab.push("quick/app", "latest", "one")

@@ -12,6 +12,7 @@ namespace {
 
 constexpr Millis kPullAllowance{300'000};
 constexpr auto kAskAgain = std::chrono::seconds(5);
+constexpr auto kLookAgain = std::chrono::seconds(1);
 constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
 
@@ -43,6 +44,21 @@ bool nothing_was_written(const Error& error) {
                                            "too-many-requests", "method-not-allowed", "unsupported-media-type",
                                            "request-entity-too-large"};
     return std::ranges::find(kCertain, error.code) != std::end(kCertain);
+}
+
+// The tags of one workload, asked for at once.
+struct Asked {
+    explicit Asked(Loop& loop) : ended(loop) {}
+    Signal ended;  // one more of them
+    std::size_t left = 0;
+    bool all = true;  // every one was answered
+};
+
+Task<void> ask_into(std::function<Task<Expected<Answer>>(Tag)> look_up, Tag tag, std::shared_ptr<Asked> asked) {
+    const Expected<Answer> answer = co_await look_up(std::move(tag));
+    asked->all = asked->all && answer.has_value();
+    --asked->left;
+    asked->ended.notify();
 }
 
 }  // namespace
@@ -339,11 +355,16 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
             }
         }
     }
+    const auto asked = std::make_shared<Asked>(parts_.loop);
+    asked->left = tags.size();
     for (const Tag& tag : tags) {
-        const Expected<Answer> answer = co_await parts_.look_up(tag);
-        if (!answer) {
-            co_return Pull::unanswered;
-        }
+        keel::spawn(parts_.loop, ask_into(parts_.look_up, tag, asked));
+    }
+    while (asked->left > 0) {
+        co_await asked->ended.wait_until(Steady::time_point::max());
+    }
+    if (!asked->all) {
+        co_return Pull::unanswered;
     }
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
     if (entry != nullptr && !entry->running.usable()) {
@@ -401,50 +422,62 @@ Task<Rollouts::Applied> Rollouts::apply(Handle rollout) {
 // yes: the marker is there. superseded: ended. refused: not written, and still due: to be written with the same bytes.
 Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
     const std::string path = rollout->key.path();
+    std::optional<Steady::time_point> unanswered_since;
+    bool looked = false;  // whether it was written is to be known in any mode and without the Lease; what follows is not
     while (!stopped_) {
+        if (looked && parts_.config.mode == Mode::act && !parts_.lease.held()) {
+            co_await rollout->changed.wait_until(Steady::now() + kLookAgain);
+            continue;
+        }
+        const Expected<Json> fresh = co_await parts_.cluster.get(path);
+        if (!fresh && fresh.error().code == "not-found") {
+            end(rollout, "superseded", "workload-gone", "the workload is gone");
+            co_return Applied::superseded;
+        }
+        Expected<Workload> workload =
+            fresh ? decode_workload(rollout->key.kind, fresh->get(), rollout->row.marker_key)
+                  : tl::unexpected<Error>(fresh.error());
+        if (!workload) {
+            co_await rollout->changed.wait_until(Steady::now() + kLookAgain);
+            continue;
+        }
+        looked = true;
+        const std::int64_t generation = workload->generation;
+        const bool ours = workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
+        parts_.catalogue.answered(std::move(*workload));
+        if (ours) {
+            rollout->row.generation = generation;
+            rollout->row.applied = parts_.clock.now();
+            enter(rollout, "rolling");
+            parts_.ledger.put(rollout->row);
+            log(rollout, EntryKind::applied, "found", "the marker was already on the object");
+            ++metrics_.applied;
+            co_return Applied::yes;
+        }
         if (parts_.config.mode != Mode::act) {
             end(rollout, "superseded", "observe-only", "the mode is observe: nothing is written");
             co_return Applied::superseded;
         }
         if (!parts_.lease.held()) {
-            co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
             continue;
         }
-        const Expected<Json> fresh = co_await parts_.cluster.get(path);
-        if (fresh) {
-            Expected<Workload> workload =
-                decode_workload(rollout->key.kind, fresh->get(), parts_.config.defaults.restart_key);
-            if (workload) {
-                const std::int64_t generation = workload->generation;
-                const bool ours = workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
-                parts_.catalogue.answered(std::move(*workload));
-                if (ours) {
-                    rollout->row.generation = generation;
-                    rollout->row.applied = parts_.clock.now();
-                    enter(rollout, "rolling");
-                    parts_.ledger.put(rollout->row);
-                    log(rollout, EntryKind::applied, "found", "the marker was already on the object");
-                    ++metrics_.applied;
-                    co_return Applied::yes;
-                }
-                const std::vector<Target> before = rollout->targets;
-                const Pull pull = co_await ask_what_a_pull_gets(rollout);
-                if (pull == Pull::gets_target) {
-                    co_return Applied::refused;
-                }
-                if (pull == Pull::unanswered || !may_write()) {
-                    co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
-                    continue;
-                }
-                rollout->targets = before;
-                end(rollout, "superseded", "not-due", "its target was not due any more before it was written");
-                co_return Applied::superseded;
-            }
-        } else if (fresh.error().code == "not-found") {
-            end(rollout, "superseded", "workload-gone", "the workload is gone");
+        const std::vector<Target> before = rollout->targets;
+        const Pull pull = co_await ask_what_a_pull_gets(rollout);
+        if (pull == Pull::gets_target) {
+            co_return Applied::refused;
+        }
+        rollout->targets = before;
+        if (pull == Pull::gets_other && may_write()) {
+            end(rollout, "superseded", "not-due", "its target was not due any more before it was written");
             co_return Applied::superseded;
         }
-        co_await rollout->changed.wait_until(Steady::now() + std::chrono::seconds(1));
+        unanswered_since = unanswered_since.value_or(Steady::now());
+        if (pull == Pull::unanswered && Steady::now() - *unanswered_since >= kAskAgain) {
+            end(rollout, "superseded", std::string(to_string(Reason::target_not_pullable)),
+                "not written: what a pull would get could not be asked; it waits again without a place");
+            co_return Applied::superseded;
+        }
+        co_await rollout->changed.wait_until(Steady::now() + kLookAgain);
     }
     co_return Applied::stopped;
 }

@@ -487,6 +487,61 @@ TEST_F(RolloutsTest, P7_AnIntentWhoseTargetMovedMeanwhileIsNotWritten) {
     EXPECT_NE(newest().id, "earlier");
 }
 
+// Somebody switched to observe while keeld was away: what it had written is told all the same, and
+// nothing else is.
+TEST_F(RolloutsTest, P7_InObserveAnIntentIsFoundButNeverWritten) {
+    config.mode = Mode::observe;
+    for (const char* name : {"api", "web"}) {
+        add(name);
+        tags.observe(tag(name), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+        answers[name] = 'b';
+    }
+    const RolloutRow written = left_behind("api", "intended");
+    RolloutRow other = left_behind("web", "intended");
+    other.id = "other";
+    ledger->put(other);
+    ledger->put(written);
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    Object& object = objects["api"];
+    object.marker = written.marker;
+    object.generation = object.observed = object.version = 2;
+    object.runs = 'b';
+    sync("api");
+    start();
+    ASSERT_TRUE(until([this] { return ended("done") && ended("superseded"); }));
+    EXPECT_EQ(newest().reason, "observe-only");
+    EXPECT_TRUE(patches.empty());
+}
+
+TEST_F(RolloutsTest, R5_AnIntentThatCannotBeAskedAboutKeepsNoPlace) {
+    config.pacing.concurrent = 1;
+    add("api");
+    add("web");
+    left_behind("api", "intended");
+    tags.observe(tag("api"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    answers["api"] = 'b';
+    silent = {"api"};
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("superseded") && ended("done"); }));
+    EXPECT_EQ(objects["web"].runs, 'b');
+    EXPECT_EQ(patches.size(), 1U);
+    // Once the registry answers it is rolled out as any other.
+    silent.clear();
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(patches.size(), 2U);
+}
+
+TEST_F(RolloutsTest, TagsAtTheSameDigestAllHearOfIt) {
+    for (const char* name : {"one", "two", "three"})
+        add(name);
+    start();
+    for (const char* name : {"one", "two", "three"})
+        moves(name, 'b');
+    ASSERT_TRUE(until([this] { return ended("done", 3); }));
+    EXPECT_EQ(patches.size(), 3U);
+}
+
 TEST_F(RolloutsTest, P7_ARolloutUnderWayGoesOnBesideWhatIsOffered) {
     add("web");
     RolloutRow row = left_behind("web", "verifying");

@@ -1,5 +1,7 @@
 #include "keeld/rollout/planner.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -252,6 +254,9 @@ Task<void> Planner::run_baseline() {
             } else {
                 baseline_problem_ = done.error().text;
             }
+        }
+        if (!unread.empty()) {
+            malloc_trim(0);  // what reading so many pods took goes back to the system: the heap would keep it for good
         }
         baseline_done_ = baseline_done_ || baseline_problem_.empty();
         const std::vector<WorkloadKey> stale = stale_workloads();

@@ -343,6 +343,7 @@ class RolloutsTest : public testing::Test {
     std::map<std::string, char> answers;  // what a pull of the tag gets
     std::set<std::string> silent;         // tags that the cache does not answer for
     Signal* hold_registry = nullptr;      // the next answer of the cache waits for it
+    Signal answered{loop};
     std::string lease_body;
     int lease_version = 0;
     std::vector<std::string> patches;
@@ -413,7 +414,6 @@ TEST_F(RolloutsTest, P3_AVetoInTheLastMomentIsObeyed) {
     add("web");
     start();
     ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
-    Signal answered(loop);
     moves("web", 'b');
     // The content of b is read first, then the gate that counts asks what a pull gets.
     ASSERT_TRUE(until([this] { return registry.known_content(digest('b')) != nullptr; }));
@@ -432,7 +432,6 @@ TEST_F(RolloutsTest, AStopInTheLastMomentLeavesNothingIntended) {
     add("web");
     start();
     ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
-    Signal answered(loop);
     moves("web", 'b');
     ASSERT_TRUE(until([this] { return registry.known_content(digest('b')) != nullptr; }));
     hold_registry = &answered;

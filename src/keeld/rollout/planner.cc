@@ -227,12 +227,17 @@ std::set<std::string> Planner::unread_namespaces() const {
 // Enrolled workloads whose pods have settled since they changed.
 std::vector<WorkloadKey> Planner::stale_workloads() const {
     std::vector<WorkloadKey> keys;
+    // One that is under way reads them itself; one that waits must hear that somebody else restarted its workload.
+    const auto under_way = [this](const WorkloadKey& key) {
+        const std::optional<RolloutRow> rollout = parts_.rollouts->active(key);
+        return rollout && rollout->state != "waiting";
+    };
     for (const auto& [key, entry] : parts_.catalogue.workloads()) {
         const bool unknown = !entry.running.known && read_.contains(key.ns);
         const bool settled = entry.running.stale && entry.object.rolled_out();
         if ((unknown || settled) && key.kind != WorkloadKind::cron_job &&
             standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours &&
-            !parts_.rollouts->active(key)) {
+            !under_way(key)) {
             keys.push_back(key);
         }
     }

@@ -4,47 +4,82 @@ namespace keel {
 
 std::string_view to_string(Verdict verdict) noexcept {
     switch (verdict) {
-        case Verdict::roll: return "roll";
-        case Verdict::current: return "current";
-        case Verdict::blocked: return "blocked";
-        case Verdict::ignore: return "ignore";
+        case Verdict::roll:
+            return "roll";
+        case Verdict::current:
+            return "current";
+        case Verdict::blocked:
+            return "blocked";
+        case Verdict::ignore:
+            return "ignore";
     }
     return "";
 }
 
 std::string_view to_string(Reason reason) noexcept {
     switch (reason) {
-        case Reason::newer_tag: return "newer-tag";
-        case Reason::digest_moved: return "digest-moved";
-        case Reason::policy_invalid: return "policy-invalid";
-        case Reason::reference_invalid: return "reference-invalid";
-        case Reason::stateful: return "stateful";
-        case Reason::operator_owned: return "operator-owned";
-        case Reason::pinned: return "pinned";
-        case Reason::target_rejected: return "target-rejected";
-        case Reason::revert_unconfirmed: return "revert-unconfirmed";
-        case Reason::revert_refused: return "revert-refused";
-        case Reason::rollout_stalled: return "rollout-stalled";
-        case Reason::restart_cannot_pull: return "restart-cannot-pull";
-        case Reason::target_not_pullable: return "target-not-pullable";
-        case Reason::on_delete: return "on-delete";
-        case Reason::partitioned: return "partitioned";
-        case Reason::deployment_paused: return "deployment-paused";
-        case Reason::scaled_to_zero: return "scaled-to-zero";
-        case Reason::sibling_blocked: return "sibling-blocked";
-        case Reason::no_baseline: return "no-baseline";
-        case Reason::no_answer: return "no-answer";
-        case Reason::up_to_date: return "up-to-date";
-        case Reason::beyond_policy: return "beyond-policy";
-        case Reason::fixed_tag: return "fixed-tag";
-        case Reason::same_content: return "same-content";
-        case Reason::at_next_run: return "at-next-run";
-        case Reason::not_enrolled: return "not-enrolled";
-        case Reason::vetoed: return "vetoed";
-        case Reason::no_policy: return "no-policy";
-        case Reason::no_tag: return "no-tag";
-        case Reason::excluded_namespace: return "excluded-namespace";
-        case Reason::self: return "self";
+        case Reason::newer_tag:
+            return "newer-tag";
+        case Reason::digest_moved:
+            return "digest-moved";
+        case Reason::policy_invalid:
+            return "policy-invalid";
+        case Reason::reference_invalid:
+            return "reference-invalid";
+        case Reason::stateful:
+            return "stateful";
+        case Reason::operator_owned:
+            return "operator-owned";
+        case Reason::pinned:
+            return "pinned";
+        case Reason::target_rejected:
+            return "target-rejected";
+        case Reason::revert_unconfirmed:
+            return "revert-unconfirmed";
+        case Reason::revert_refused:
+            return "revert-refused";
+        case Reason::rollout_stalled:
+            return "rollout-stalled";
+        case Reason::restart_cannot_pull:
+            return "restart-cannot-pull";
+        case Reason::target_not_pullable:
+            return "target-not-pullable";
+        case Reason::on_delete:
+            return "on-delete";
+        case Reason::partitioned:
+            return "partitioned";
+        case Reason::deployment_paused:
+            return "deployment-paused";
+        case Reason::scaled_to_zero:
+            return "scaled-to-zero";
+        case Reason::sibling_blocked:
+            return "sibling-blocked";
+        case Reason::no_baseline:
+            return "no-baseline";
+        case Reason::no_answer:
+            return "no-answer";
+        case Reason::up_to_date:
+            return "up-to-date";
+        case Reason::beyond_policy:
+            return "beyond-policy";
+        case Reason::fixed_tag:
+            return "fixed-tag";
+        case Reason::same_content:
+            return "same-content";
+        case Reason::at_next_run:
+            return "at-next-run";
+        case Reason::not_enrolled:
+            return "not-enrolled";
+        case Reason::vetoed:
+            return "vetoed";
+        case Reason::no_policy:
+            return "no-policy";
+        case Reason::no_tag:
+            return "no-tag";
+        case Reason::excluded_namespace:
+            return "excluded-namespace";
+        case Reason::self:
+            return "self";
     }
     return "";
 }
@@ -64,10 +99,14 @@ Verdict verdict_of(Reason reason) noexcept {
 
 std::string_view to_string(Gate gate) noexcept {
     switch (gate) {
-        case Gate::awaiting_approval: return "awaiting-approval";
-        case Gate::awaiting_pacing: return "awaiting-pacing";
-        case Gate::observe_only: return "observe-only";
-        case Gate::not_leader: return "not-leader";
+        case Gate::awaiting_approval:
+            return "awaiting-approval";
+        case Gate::awaiting_pacing:
+            return "awaiting-pacing";
+        case Gate::observe_only:
+            return "observe-only";
+        case Gate::not_leader:
+            return "not-leader";
     }
     return "";
 }

@@ -6,12 +6,13 @@
 
 namespace keel {
 
-// roll: go to this target. current: nothing that the policy allows is newer. blocked: something newer exists or may
-// exist, and is not taken. ignore: not ours.
+// roll: go to this target. current: nothing that the policy allows is newer. blocked: something
+// newer exists or may exist, and is not taken. ignore: not ours.
 enum class Verdict : std::uint8_t { roll, current, blocked, ignore };
 [[nodiscard]] std::string_view to_string(Verdict verdict) noexcept;
 
-// Reason codes. The blocked ones stand in their order of precedence; codes are added, never re-used.
+// Reason codes. The blocked ones stand in their order of precedence; codes are added, never
+// re-used.
 enum class Reason : std::uint8_t {
     // roll
     newer_tag,
@@ -25,7 +26,8 @@ enum class Reason : std::uint8_t {
     target_rejected,
     revert_unconfirmed,
     revert_refused,
-    rollout_stalled,  // this very target was rolled out before and did not arrive; it is not written twice
+    rollout_stalled,  // this very target was rolled out before and did not arrive; it is not
+                      // written twice
     restart_cannot_pull,
     target_not_pullable,
     on_delete,

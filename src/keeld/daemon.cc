@@ -29,8 +29,8 @@ struct Need {
 
 std::vector<Need> needs_in(const std::string& ns) {
     std::vector<Need> needs;
-    const auto add = [&needs, &ns](const char* group, const char* resource, std::initializer_list<const char*> verbs,
-                                   bool act) {
+    const auto add = [&needs, &ns](const char* group, const char* resource,
+                                   std::initializer_list<const char*> verbs, bool act) {
         for (const char* verb : verbs) {
             needs.push_back({{verb, group, resource, ns}, act});
         }
@@ -102,17 +102,20 @@ void Daemon::make_components() {
                 schedule_->hint(tag);
             }
         });
-    feed_ = std::make_unique<CacheFeed>(loop_, *http_, config_, clock_, *ledger_,
-                                        [this](const CacheNews& news) { observations_->take(news); });
+    feed_ =
+        std::make_unique<CacheFeed>(loop_, *http_, config_, clock_, *ledger_,
+                                    [this](const CacheNews& news) { observations_->take(news); });
 }
 
 void Daemon::make_cluster_components(ClusterAccess access) {
     cluster_ = std::make_unique<ClusterClient>(loop_, *http_, std::move(access));
     pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock_);
-    schedule_ = std::make_unique<Schedule>(loop_, config_, clock_, *tags_, *observations_,
-                                           [this](const Tag& tag) { return planner_->in_use(tag); });
-    planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_,
-                                                        *ledger_, *schedule_, rollouts_pointer_});
+    schedule_ =
+        std::make_unique<Schedule>(loop_, config_, clock_, *tags_, *observations_,
+                                   [this](const Tag& tag) { return planner_->in_use(tag); });
+    planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock_, *catalogue_, *tags_,
+                                                        *registry_, *pods_, *ledger_, *schedule_,
+                                                        rollouts_pointer_});
     LeaseOptions lease;
     lease.ns = config_.kubernetes->lease_namespace;
     lease.name = config_.kubernetes->lease_name;
@@ -120,8 +123,8 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     lease.ledger_id = ledger_->id();
     lease_ = std::make_unique<Lease>(loop_, *cluster_, std::move(lease));
     rollouts_ = std::make_unique<Rollouts>(Rollouts::Parts{
-        loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_, *lease_,
-        [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
+        loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
+        *lease_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
         [this](Tag tag) { return observations_->look_up(std::move(tag)); },
         [this](const WorkloadKey& key) { planner_->reconsider(key); }});
     rollouts_pointer_ = rollouts_.get();
@@ -154,15 +157,17 @@ Task<std::vector<Error>> Daemon::check_cluster() {
         const ClusterClient::AccessQuestion question = need.question;
         const Expected<bool> allowed = co_await cluster_->allowed(question);
         if (!allowed) {
-            errors.push_back({"cluster", "kubernetes: the API server cannot be used: " + allowed.error().text});
+            errors.push_back(
+                {"cluster", "kubernetes: the API server cannot be used: " + allowed.error().text});
             co_return errors;
         }
         if (!*allowed) {
-            errors.push_back({"permission", "kubernetes: may not " + question.verb + " " + question.resource +
-                                                (question.group.empty() ? "" : "." + question.group) +
-                                                (question.ns.empty() ? "" : " in namespace " + question.ns) +
-                                                (question.name.empty() ? "" : " named " + question.name) +
-                                                "; grant it to keeld's account (conf/kubernetes/rbac.yaml)"});
+            errors.push_back(
+                {"permission", "kubernetes: may not " + question.verb + " " + question.resource +
+                                   (question.group.empty() ? "" : "." + question.group) +
+                                   (question.ns.empty() ? "" : " in namespace " + question.ns) +
+                                   (question.name.empty() ? "" : " named " + question.name) +
+                                   "; grant it to keeld's account (conf/kubernetes/rbac.yaml)"});
         }
     }
     co_return errors;
@@ -170,7 +175,8 @@ Task<std::vector<Error>> Daemon::check_cluster() {
 
 Task<std::vector<Error>> Daemon::start(bool check_only) {
     std::vector<Error> errors;
-    if (check_only) {  // beside a running keeld, and as another user: the ledger is looked at, not opened
+    if (check_only) {  // beside a running keeld, and as another user: the ledger is looked at, not
+                       // opened
         const Expected<void> usable = Ledger::check(config_.ledger_path);
         if (!usable) {
             errors.push_back(usable.error());
@@ -195,20 +201,22 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         const std::vector<Error> cluster = co_await check_cluster();
         errors.insert(errors.end(), cluster.begin(), cluster.end());
     }
-    if (check_only) {  // a running keeld waits for a cache that is away; somebody who checks wants to know
+    if (check_only) {  // a running keeld waits for a cache that is away; somebody who checks wants
+                       // to know
         const std::vector<Error> caches = co_await feed_->check();
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
     views_ = std::make_unique<Views>(Views::Parts{
-        config_, clock_, *ledger_, *tags_, *registry_, *feed_, *catalogue_, planner_.get(), rollouts_.get(),
-        lease_.get(), [this] { return cluster_problems_; }, [this] { return ready_; },
-        [this] { return ledger_lost_; }});
+        config_, clock_, *ledger_, *tags_, *registry_, *feed_, *catalogue_, planner_.get(),
+        rollouts_.get(), lease_.get(), [this] { return cluster_problems_; },
+        [this] { return ready_; }, [this] { return ledger_lost_; }});
     router_ = std::make_unique<Router>(config_, *views_, *feed_, [this] { return ready_; });
     if (check_only || !errors.empty()) {
         co_return errors;
     }
     server_ = std::make_unique<Server>(
-        loop_, [this](ApiRequest request) { return router_->handle(std::move(request)); }, kMaxBody);
+        loop_, [this](ApiRequest request) { return router_->handle(std::move(request)); },
+        kMaxBody);
     for (const ListenConfig& where : config_.listen) {
         const Expected<void> bound = server_->listen(where);
         if (!bound) {
@@ -271,7 +279,8 @@ void Daemon::follow_workloads(WorkloadKind kind, const std::string& ns) {
         }
     };
     handlers.remove = [this, kind](const json_t* object) {
-        if (const Expected<Workload> gone = decode_workload(kind, object, config_.defaults.restart_key)) {
+        if (const Expected<Workload> gone =
+                decode_workload(kind, object, config_.defaults.restart_key)) {
             catalogue_->remove(gone->key);
         }
     };
@@ -315,7 +324,8 @@ void Daemon::follow(const std::string& path, const std::string& query, Reflector
             spdlog::warn("{}: {}", name, text);
         }
     };
-    reflectors_.push_back(std::make_unique<Reflector>(loop_, *cluster_, path, query, std::move(handlers)));
+    reflectors_.push_back(
+        std::make_unique<Reflector>(loop_, *cluster_, path, query, std::move(handlers)));
     keel::spawn(loop_, reflectors_.back()->run());
 }
 
@@ -325,18 +335,22 @@ void Daemon::collection_listed() {
         return;
     }
     ready_ = true;
-    spdlog::info("ready: {} workloads in {} namespaces", catalogue_->workloads().size(), catalogue_->namespaces().size());
-    // Before anything new is offered: what is open in the ledger goes on, each rollout waiting for the Lease by itself.
+    spdlog::info("ready: {} workloads in {} namespaces", catalogue_->workloads().size(),
+                 catalogue_->namespaces().size());
+    // Before anything new is offered: what is open in the ledger goes on, each rollout waiting for
+    // the Lease by itself.
     rollouts_->recover();
     planner_->start();
 }
 
 void Daemon::lease_changed() {
-    const bool another = !lease_->remembered_ledger().empty() && lease_->remembered_ledger() != ledger_->id();
+    const bool another =
+        !lease_->remembered_ledger().empty() && lease_->remembered_ledger() != ledger_->id();
     if (another && !config_.ledger_loss_observe) {
         lease_->accept_ledger();
     } else if (another && !ledger_lost_) {
-        // A ledger that was lost takes with it what was intended and rejected: nothing is written on its ignorance.
+        // A ledger that was lost takes with it what was intended and rejected: nothing is written
+        // on its ignorance.
         ledger_lost_ = true;
         config_.mode = Mode::observe;
         spdlog::error("the Lease remembers the ledger {}, this one is {}: keeld only observes",
@@ -371,7 +385,9 @@ void Daemon::reload() {
         return;
     }
     if (fresh.config->mode != config_.mode && config_.mode == Mode::observe) {
-        spdlog::error("mode: act needs a restart (permissions are checked and the Lease is taken at start); still observing");
+        spdlog::error(
+            "mode: act needs a restart (permissions are checked and the Lease is taken at start); "
+            "still observing");
     } else {
         config_.mode = fresh.config->mode;
     }
@@ -385,8 +401,10 @@ void Daemon::reload() {
             planner_->reconsider(key);
         }
     }
-    spdlog::info("{}: taken (mode observe, defaults, enrolment, registries, stateful, events.secret; the rest needs a restart)",
-                 config_.path);
+    spdlog::info(
+        "{}: taken (mode observe, defaults, enrolment, registries, stateful, events.secret; the "
+        "rest needs a restart)",
+        config_.path);
 }
 
 Task<void> Daemon::stop() {

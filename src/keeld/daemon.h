@@ -30,21 +30,23 @@
 namespace keel {
 
 class Daemon {
-public:
+  public:
     Daemon(Loop& loop, Config config);
     ~Daemon();
 
-    // Opens the ledger, reaches the API server, checks permissions, binds listeners; everything that is wrong is returned.
-    // Nothing runs before it has succeeded.
+    // Opens the ledger, reaches the API server, checks permissions, binds listeners; everything
+    // that is wrong is returned. Nothing runs before it has succeeded.
     [[nodiscard]] Task<std::vector<Error>> start(bool check_only);
     // Until stop() has been called and everything has ended.
     void run_background();
-    // Ends within `grace`: listeners first, then rollouts at their next step, the Lease is given back, the ledger is flushed.
+    // Ends within `grace`: listeners first, then rollouts at their next step, the Lease is given
+    // back, the ledger is flushed.
     [[nodiscard]] Task<void> stop();
-    // SIGHUP: pacing, defaults, enrolment of a new configuration; listeners, ledger, cluster and caches need a restart.
+    // SIGHUP: pacing, defaults, enrolment of a new configuration; listeners, ledger, cluster and
+    // caches need a restart.
     void reload();
 
-private:
+  private:
     [[nodiscard]] Expected<ClusterAccess> cluster_access() const;
     [[nodiscard]] Task<std::vector<Error>> check_cluster();
     void make_components();

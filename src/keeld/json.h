@@ -20,8 +20,9 @@ using Json = std::unique_ptr<json_t, JsonDelete>;
 // The text of a string member; empty if it is absent or not a string.
 [[nodiscard]] inline std::string_view text_of(const json_t* object, const char* key) {
     const json_t* value = json_object_get(object, key);
-    return json_is_string(value) ? std::string_view(json_string_value(value), json_string_length(value))
-                                 : std::string_view();
+    return json_is_string(value)
+               ? std::string_view(json_string_value(value), json_string_length(value))
+               : std::string_view();
 }
 
 [[nodiscard]] inline json_t* json_text(std::string_view text) {

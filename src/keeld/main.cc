@@ -1,7 +1,7 @@
 // keeld: decides, restarts, proves. Flags, signals and exit codes; everything else is the Daemon's.
-#include <CLI/CLI.hpp>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <CLI/CLI.hpp>
 
 #include <boost/asio/signal_set.hpp>
 
@@ -70,18 +70,29 @@ Task<void> run(Loop& loop, Daemon& daemon, bool check, int& status) {
 }
 
 int main(int argc, char** argv) {
-    CLI::App app{"keeld restarts the Kubernetes workloads whose image tags moved, paced and gated, and proves that the new\n"
-                 "pods run the new content. Without an explicit `mode: act` it only observes.", "keeld"};
+    CLI::App app{
+        "keeld restarts the Kubernetes workloads whose image tags moved, paced and gated, and "
+        "proves that the new\n"
+        "pods run the new content. Without an explicit `mode: act` it only observes.",
+        "keeld"};
     Options options;
     app.add_option("--config", options.config, "Configuration file")->capture_default_str();
-    app.add_option("--log", options.log, "Log format on standard error")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+    app.add_option("--log", options.log, "Log format on standard error")
+        ->check(CLI::IsMember({"text", "json"}))
+        ->capture_default_str();
     app.add_option("--log-level", options.level, "Least level logged")
-        ->check(CLI::IsMember({"debug", "info", "warning", "error"}))->capture_default_str();
-    app.add_flag("--check", options.check, "Read configuration, secrets, ledger, reach the cluster and the caches, check permissions; then exit");
+        ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+        ->capture_default_str();
+    app.add_flag("--check", options.check,
+                 "Read configuration, secrets, ledger, reach the cluster and the caches, check "
+                 "permissions; then exit");
     app.set_version_flag("--version", "keeld " KEEL_VERSION);
-    app.footer("Signals: SIGTERM and SIGINT end cleanly within 10 s, SIGHUP reads the configuration again.\n"
-               "Exit codes: 0 fine, 1 ended by an error of its own, 2 wrong usage, configuration, ledger, cluster or permissions.\n"
-               "keelctl looks in.");
+    app.footer(
+        "Signals: SIGTERM and SIGINT end cleanly within 10 s, SIGHUP reads the configuration "
+        "again.\n"
+        "Exit codes: 0 fine, 1 ended by an error of its own, 2 wrong usage, configuration, ledger, "
+        "cluster or permissions.\n"
+        "keelctl looks in.");
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
@@ -111,4 +122,6 @@ int main(int argc, char** argv) {
 }  // namespace
 }  // namespace keel
 
-int main(int argc, char** argv) { return keel::main(argc, argv); }
+int main(int argc, char** argv) {
+    return keel::main(argc, argv);
+}

@@ -1,8 +1,8 @@
 // A condition that coroutines of the loop wait for, with a deadline.
 #pragma once
 
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/as_tuple.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include "keeld/clock.h"
@@ -11,10 +11,11 @@
 namespace keel {
 
 class Signal {
-public:
+  public:
     explicit Signal(Loop& loop) : timer_(loop) { timer_.expires_at(Steady::time_point::max()); }
 
-    // Returns when notified or at `deadline`, whichever is first. Whoever waits looks again at what it waits for.
+    // Returns when notified or at `deadline`, whichever is first. Whoever waits looks again at what
+    // it waits for.
     [[nodiscard]] Task<void> wait_until(Steady::time_point deadline) {
         if (raised_) {
             raised_ = false;
@@ -31,7 +32,7 @@ public:
         timer_.cancel();
     }
 
-private:
+  private:
     asio::steady_timer timer_;
     bool raised_ = false;
 };

@@ -11,9 +11,9 @@
 
 namespace keel {
 
-// One that throws takes keeld down with it, out of Loop::run(): everything is durable or computed again, so a restart mends
-// more than a daemon with a dead limb. It starts on the loop's next turn, never inside the caller, who may be in the middle
-// of a container that the coroutine changes.
+// One that throws takes keeld down with it, out of Loop::run(): everything is durable or computed
+// again, so a restart mends more than a daemon with a dead limb. It starts on the loop's next turn,
+// never inside the caller, who may be in the middle of a container that the coroutine changes.
 inline void spawn(Loop& loop, Task<void> task) {
     asio::post(loop, [&loop, task = std::move(task)]() mutable {
         asio::co_spawn(loop, std::move(task), [](std::exception_ptr error) {

@@ -14,14 +14,16 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 class Families {
-public:
-    void counter(const char* name, const char* help, std::uint64_t value, std::vector<ClientMetric::Label> labels = {}) {
+  public:
+    void counter(const char* name, const char* help, std::uint64_t value,
+                 std::vector<ClientMetric::Label> labels = {}) {
         ClientMetric metric;
         metric.counter.value = static_cast<double>(value);
         metric.label = std::move(labels);
         family(name, help, MetricType::Counter).metric.push_back(std::move(metric));
     }
-    void gauge(const char* name, const char* help, double value, std::vector<ClientMetric::Label> labels = {}) {
+    void gauge(const char* name, const char* help, double value,
+               std::vector<ClientMetric::Label> labels = {}) {
         ClientMetric metric;
         metric.gauge.value = value;
         metric.label = std::move(labels);
@@ -33,7 +35,7 @@ public:
         return out.str();
     }
 
-private:
+  private:
     MetricFamily& family(const char* name, const char* help, MetricType type) {
         if (families_.empty() || families_.back().name != name) {
             MetricFamily fresh;
@@ -47,25 +49,35 @@ private:
     std::vector<MetricFamily> families_;
 };
 
-double seconds_of(Time time) { return static_cast<double>(time.time_since_epoch().count()) / 1000.0; }
+double seconds_of(Time time) {
+    return static_cast<double>(time.time_since_epoch().count()) / 1000.0;
+}
 
 void add_rollouts(Families& out, const Rollouts::Metrics& metrics) {
-    out.counter("keeld_rollouts_intended_total", "Rollouts whose intent was committed.", metrics.intended);
-    out.counter("keeld_rollouts_applied_total", "Patches that the API server accepted.", metrics.applied);
+    out.counter("keeld_rollouts_intended_total", "Rollouts whose intent was committed.",
+                metrics.intended);
+    out.counter("keeld_rollouts_applied_total", "Patches that the API server accepted.",
+                metrics.applied);
     const char* const help = "Rollouts that ended, by outcome.";
     out.counter("keeld_rollouts_ended_total", help, metrics.done, {{"outcome", "done"}});
     out.counter("keeld_rollouts_ended_total", help, metrics.failed, {{"outcome", "failed"}});
-    out.counter("keeld_rollouts_ended_total", help, metrics.superseded, {{"outcome", "superseded"}});
-    out.counter("keeld_patch_conflicts_total", "Patches that met a newer object and were judged again.", metrics.conflicts);
+    out.counter("keeld_rollouts_ended_total", help, metrics.superseded,
+                {{"outcome", "superseded"}});
+    out.counter("keeld_patch_conflicts_total",
+                "Patches that met a newer object and were judged again.", metrics.conflicts);
 }
 
 void add_events(Families& out, const CacheFeed::Metrics& metrics) {
     out.counter("keeld_event_requests_total", "Accepted requests with events.", metrics.accepted);
     const char* const help = "Requests with events that were refused, by reason.";
-    out.counter("keeld_event_requests_refused_total", help, metrics.refused_signature, {{"reason", "signature"}});
-    out.counter("keeld_event_requests_refused_total", help, metrics.refused_skew, {{"reason", "clock-skew"}});
-    out.counter("keeld_event_requests_refused_total", help, metrics.refused_malformed, {{"reason", "malformed"}});
-    out.counter("keeld_events_unknown_cache_total", "Events of caches that keeld.yaml does not name.", metrics.unknown_cache);
+    out.counter("keeld_event_requests_refused_total", help, metrics.refused_signature,
+                {{"reason", "signature"}});
+    out.counter("keeld_event_requests_refused_total", help, metrics.refused_skew,
+                {{"reason", "clock-skew"}});
+    out.counter("keeld_event_requests_refused_total", help, metrics.refused_malformed,
+                {{"reason", "malformed"}});
+    out.counter("keeld_events_unknown_cache_total",
+                "Events of caches that keeld.yaml does not name.", metrics.unknown_cache);
 }
 
 }  // namespace
@@ -76,27 +88,34 @@ ApiResponse Views::metrics() {
     out.gauge("keeld_ready", "1 once workloads are listed.", parts_.ready() ? 1 : 0);
     out.gauge("keeld_leader", "1 while this keeld holds the Lease.",
               parts_.lease != nullptr && parts_.lease->held() ? 1 : 0);
-    out.gauge("keeld_workloads", "Workloads in the catalogue.", static_cast<double>(parts_.catalogue.workloads().size()));
-    out.gauge("keeld_tags", "Tags that workloads refer to.", static_cast<double>(parts_.catalogue.by_tag().size()));
-    out.gauge("keeld_ledger_queued", "Writes that are not durable yet.", static_cast<double>(parts_.ledger.queued()));
+    out.gauge("keeld_workloads", "Workloads in the catalogue.",
+              static_cast<double>(parts_.catalogue.workloads().size()));
+    out.gauge("keeld_tags", "Tags that workloads refer to.",
+              static_cast<double>(parts_.catalogue.by_tag().size()));
+    out.gauge("keeld_ledger_queued", "Writes that are not durable yet.",
+              static_cast<double>(parts_.ledger.queued()));
     add_events(out, parts_.feed.metrics());
     for (const CacheFeed::State& cache : parts_.feed.states()) {
-        out.gauge("keeld_cache_last_resync_timestamp_seconds", "When a cache's tag table was read last.",
-                  seconds_of(cache.last_resync), {{"cache", cache.name}});
+        out.gauge("keeld_cache_last_resync_timestamp_seconds",
+                  "When a cache's tag table was read last.", seconds_of(cache.last_resync),
+                  {{"cache", cache.name}});
     }
     for (const CacheFeed::State& cache : parts_.feed.states()) {
-        out.counter("keeld_events_applied_total", "States that a cache told and that were taken.", cache.events,
-                    {{"cache", cache.name}});
+        out.counter("keeld_events_applied_total", "States that a cache told and that were taken.",
+                    cache.events, {{"cache", cache.name}});
     }
     for (const CacheFeed::State& cache : parts_.feed.states()) {
-        out.counter("keeld_events_stale_total", "States that a cache told and that were not newer.", cache.stale,
-                    {{"cache", cache.name}});
+        out.counter("keeld_events_stale_total", "States that a cache told and that were not newer.",
+                    cache.stale, {{"cache", cache.name}});
     }
     const RegistryMetrics& registry = parts_.registry.metrics();
-    out.counter("keeld_lookups_total", "Look-ups of tags through caches or directly.", registry.lookups);
-    out.counter("keeld_lookup_failures_total", "Look-ups without a comparable answer.", registry.failures);
+    out.counter("keeld_lookups_total", "Look-ups of tags through caches or directly.",
+                registry.lookups);
+    out.counter("keeld_lookup_failures_total", "Look-ups without a comparable answer.",
+                registry.failures);
     out.counter("keeld_upstream_lookups_total", "Questions to second sources.", registry.upstream);
-    out.counter("keeld_content_requests_total", "Manifests fetched to learn what a digest holds.", registry.content);
+    out.counter("keeld_content_requests_total", "Manifests fetched to learn what a digest holds.",
+                registry.content);
     if (parts_.rollouts != nullptr) {
         add_rollouts(out, parts_.rollouts->metrics());
         out.gauge("keeld_rollouts_active", "Rollouts that wait or are under way.",
@@ -104,7 +123,8 @@ ApiResponse Views::metrics() {
         out.gauge("keeld_pacing_used", "Places taken in the cluster's pacing window.",
                   parts_.rollouts->pacing().used(parts_.clock.now()));
     }
-    out.gauge("keeld_problems", "Entries in the list of problems.", static_cast<double>(problems().size()));
+    out.gauge("keeld_problems", "Entries in the list of problems.",
+              static_cast<double>(problems().size()));
     ApiResponse response;
     response.content_type = "text/plain; version=0.0.4; charset=utf-8";
     response.body = out.text();

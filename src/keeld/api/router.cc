@@ -54,7 +54,8 @@ Task<ApiResponse> Router::handle(ApiRequest request) {
         co_return co_await events(std::move(request));
     }
     if (request.method != "GET" && request.method != "HEAD") {
-        co_return api_error(405, "method", request.method + " is not supported for " + request.path);
+        co_return api_error(405, "method",
+                            request.method + " is not supported for " + request.path);
     }
     if (request.path == "/metrics" && serves(request, "metrics")) {
         co_return views_.metrics();

@@ -10,16 +10,18 @@
 namespace keel {
 
 class Router {
-public:
+  public:
     Router(const Config& config, Views& views, CacheFeed& feed, std::function<bool()> ready);
 
-    // The addresses that were bound, in the order of `listen` in the configuration: what a request's listener may serve.
+    // The addresses that were bound, in the order of `listen` in the configuration: what a
+    // request's listener may serve.
     void set_addresses(std::vector<std::string> addresses) { addresses_ = std::move(addresses); }
 
-    // 404 for paths that are not served here, 405 for another method, 403 for what this listener may not do.
+    // 404 for paths that are not served here, 405 for another method, 403 for what this listener
+    // may not do.
     [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
 
-private:
+  private:
     [[nodiscard]] bool serves(const ApiRequest& request, const std::string& what) const;
     [[nodiscard]] ApiResponse read(const ApiRequest& request);
     [[nodiscard]] Task<ApiResponse> events(ApiRequest request);

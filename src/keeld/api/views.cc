@@ -9,9 +9,13 @@
 namespace keel {
 namespace {
 
-json_t* time_or_null(Time time) { return time == Time{} ? json_null() : json_text(format_time(time)); }
+json_t* time_or_null(Time time) {
+    return time == Time{} ? json_null() : json_text(format_time(time));
+}
 
-void set(json_t* object, const char* key, std::string_view text) { json_object_set_new(object, key, json_text(text)); }
+void set(json_t* object, const char* key, std::string_view text) {
+    json_object_set_new(object, key, json_text(text));
+}
 
 void set_or_null(json_t* object, const char* key, std::string_view text) {
     json_object_set_new(object, key, json_text_or_null(text));
@@ -107,26 +111,44 @@ json_t* running_array(const CatalogueEntry& entry, const Container& container) {
 // What releases a block.
 std::string release_of(Reason reason) {
     switch (reason) {
-        case Reason::policy_invalid: return "write a policy that exists";
-        case Reason::reference_invalid: return "mend the image field";
-        case Reason::stateful: return "the annotation keel.sh/stateful: allow on the workload or its namespace";
-        case Reason::operator_owned: return "the annotation keel.sh/operator-owned: allow on the workload or its namespace";
-        case Reason::pinned: return "remove the digest from the image field";
-        case Reason::target_rejected: return "the next build of the tag";
+        case Reason::policy_invalid:
+            return "write a policy that exists";
+        case Reason::reference_invalid:
+            return "mend the image field";
+        case Reason::stateful:
+            return "the annotation keel.sh/stateful: allow on the workload or its namespace";
+        case Reason::operator_owned:
+            return "the annotation keel.sh/operator-owned: allow on the workload or its namespace";
+        case Reason::pinned:
+            return "remove the digest from the image field";
+        case Reason::target_rejected:
+            return "the next build of the tag";
         case Reason::revert_unconfirmed:
-            return "a second source: registries.*.upstream in keeld.yaml, asked every minute; or the tag's next move";
-        case Reason::revert_refused: return "reverts: follow in keeld.yaml, or the tag's next move";
-        case Reason::rollout_stalled: return "the cluster finishing it, or the tag's next move";
-        case Reason::restart_cannot_pull: return "imagePullPolicy: Always";
+            return "a second source: registries.*.upstream in keeld.yaml, asked every minute; or "
+                   "the tag's next move";
+        case Reason::revert_refused:
+            return "reverts: follow in keeld.yaml, or the tag's next move";
+        case Reason::rollout_stalled:
+            return "the cluster finishing it, or the tag's next move";
+        case Reason::restart_cannot_pull:
+            return "imagePullPolicy: Always";
         case Reason::target_not_pullable:
-        case Reason::no_answer: return "the cache answering; it is asked again";
-        case Reason::on_delete: return "another update strategy, or deleting the pods by hand";
-        case Reason::partitioned: return "removing the partition";
-        case Reason::deployment_paused: return "resuming the Deployment";
-        case Reason::scaled_to_zero: return "nothing: its next start pulls";
-        case Reason::sibling_blocked: return "what releases the container that the sentence names";
-        case Reason::no_baseline: return "its pods starting, or being read; nothing has to be done";
-        default: return "";
+        case Reason::no_answer:
+            return "the cache answering; it is asked again";
+        case Reason::on_delete:
+            return "another update strategy, or deleting the pods by hand";
+        case Reason::partitioned:
+            return "removing the partition";
+        case Reason::deployment_paused:
+            return "resuming the Deployment";
+        case Reason::scaled_to_zero:
+            return "nothing: its next start pulls";
+        case Reason::sibling_blocked:
+            return "what releases the container that the sentence names";
+        case Reason::no_baseline:
+            return "its pods starting, or being read; nothing has to be done";
+        default:
+            return "";
     }
 }
 
@@ -140,10 +162,14 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
         return std::string(to_string(gates.front().gate)) + ": " + gates.front().text;
     }
     switch (verdict.verdict) {
-        case Verdict::roll: return "it is restarted next";
-        case Verdict::current: return "nothing; the tag is looked at again on its schedule";
-        case Verdict::ignore: return "nothing";
-        case Verdict::blocked: return release_of(verdict.reason);
+        case Verdict::roll:
+            return "it is restarted next";
+        case Verdict::current:
+            return "nothing; the tag is looked at again on its schedule";
+        case Verdict::ignore:
+            return "nothing";
+        case Verdict::blocked:
+            return release_of(verdict.reason);
     }
     return "";
 }
@@ -152,7 +178,8 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
 
 Views::Views(Parts parts) : parts_(std::move(parts)) {}
 
-void Views::add_problem(std::vector<Problem>& now, std::string code, std::string text, std::string next) {
+void Views::add_problem(std::vector<Problem>& now, std::string code, std::string text,
+                        std::string next) {
     const auto before = std::ranges::find_if(problems_, [&](const Problem& one) {
         return one.code == code && (one.text == text || code != "tag-unanswered");
     });
@@ -163,24 +190,29 @@ void Views::add_problem(std::vector<Problem>& now, std::string code, std::string
 const std::vector<Problem>& Views::problems() {
     std::vector<Problem> now;
     if (!parts_.ledger.problem().empty()) {
-        add_problem(now, "ledger-not-writable", parts_.ledger.problem(),
-                    "nothing is started until it can be written; make room or mend its permissions");
+        add_problem(
+            now, "ledger-not-writable", parts_.ledger.problem(),
+            "nothing is started until it can be written; make room or mend its permissions");
     }
     if (parts_.ledger_lost()) {
-        add_problem(now, "ledger-lost", "the Lease remembers another ledger than this one; keeld only observes",
-                    "bring the old ledger back, or delete the annotation keel.sh/ledger of the Lease and restart");
+        add_problem(now, "ledger-lost",
+                    "the Lease remembers another ledger than this one; keeld only observes",
+                    "bring the old ledger back, or delete the annotation keel.sh/ledger of the "
+                    "Lease and restart");
     }
     for (const auto& [what, text] : parts_.cluster_problems()) {
         add_problem(now, "cluster-unreachable", what + ": " + text, "tried again with back-off");
     }
     if (parts_.planner != nullptr && !parts_.planner->baseline_problem().empty()) {
-        add_problem(now, "baseline-incomplete", parts_.planner->baseline_problem(), "tried again every 5 s");
+        add_problem(now, "baseline-incomplete", parts_.planner->baseline_problem(),
+                    "tried again every 5 s");
     }
     if (parts_.lease != nullptr && parts_.config.mode == Mode::act && !parts_.lease->held()) {
         const std::string holder = parts_.lease->holder();
         add_problem(now, "not-leader",
-                    parts_.lease->problem().empty() ? "the Lease is held by " + (holder.empty() ? "nobody yet" : holder)
-                                                    : parts_.lease->problem(),
+                    parts_.lease->problem().empty()
+                        ? "the Lease is held by " + (holder.empty() ? "nobody yet" : holder)
+                        : parts_.lease->problem(),
                     "nothing is written until this keeld holds the Lease");
     }
     for (const CacheFeed::State& cache : parts_.feed.states()) {
@@ -191,7 +223,8 @@ const std::vector<Problem>& Views::problems() {
     }
     for (const auto& [tag, info] : parts_.tags.all()) {
         if (!info.failure.empty() && parts_.planner != nullptr && parts_.planner->in_use(tag)) {
-            add_problem(now, "tag-unanswered", tag.to_string() + ": " + info.failure, "asked again with back-off");
+            add_problem(now, "tag-unanswered", tag.to_string() + ": " + info.failure,
+                        "asked again with back-off");
         }
     }
     problems_ = std::move(now);
@@ -233,8 +266,10 @@ ApiResponse Views::status() {
     }
     json_object_set_new(root.get(), "registries", registries);
     json_t* cluster = json_object();
-    set_number(cluster, "namespaces", static_cast<std::int64_t>(parts_.catalogue.namespaces().size()));
-    set_number(cluster, "workloads", static_cast<std::int64_t>(parts_.catalogue.workloads().size()));
+    set_number(cluster, "namespaces",
+               static_cast<std::int64_t>(parts_.catalogue.namespaces().size()));
+    set_number(cluster, "workloads",
+               static_cast<std::int64_t>(parts_.catalogue.workloads().size()));
     set_number(cluster, "tags", static_cast<std::int64_t>(parts_.catalogue.by_tag().size()));
     json_object_set_new(cluster, "baseline",
                         json_boolean(parts_.planner != nullptr && parts_.planner->baseline_done()));
@@ -249,11 +284,13 @@ ApiResponse Views::status() {
     json_object_set_new(pacing, "cluster", rate_text(parts_.config.pacing.cluster));
     json_object_set_new(pacing, "namespace", rate_text(parts_.config.pacing.ns));
     const int concurrent = parts_.config.pacing.concurrent;
-    json_object_set_new(pacing, "concurrent", concurrent > 0 ? json_integer(concurrent) : json_text("unlimited"));
+    json_object_set_new(pacing, "concurrent",
+                        concurrent > 0 ? json_integer(concurrent) : json_text("unlimited"));
     if (parts_.rollouts != nullptr) {
         const auto free = parts_.rollouts->pacing().next_free("", parts_.clock.now());
         set_number(pacing, "used", parts_.rollouts->pacing().used(parts_.clock.now()));
-        json_object_set_new(pacing, "next_free", free ? json_text(format_time(*free)) : json_null());
+        json_object_set_new(pacing, "next_free",
+                            free ? json_text(format_time(*free)) : json_null());
     }
     json_object_set_new(root.get(), "pacing", pacing);
     json_t* list = json_array();
@@ -328,8 +365,8 @@ ApiResponse Views::workloads(const ApiRequest& request) {
     return answer(page(items, ""));
 }
 
-Json Views::container_detail(const CatalogueEntry& entry, std::size_t at, const ContainerVerdict& verdict,
-                             const Standing& standing) const {
+Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
+                             const ContainerVerdict& verdict, const Standing& standing) const {
     const Container& container = entry.object.containers[at];
     Json object(json_object());
     set(object.get(), "name", container.name);
@@ -360,7 +397,8 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at, const 
     json_object_set_new(settings, "policy", setting_object(standing.policy));
     json_object_set_new(object.get(), "settings", settings);
     json_t* freshness = json_object();
-    json_object_set_new(freshness, "confirmed", info != nullptr ? time_or_null(info->confirmed_at) : json_null());
+    json_object_set_new(freshness, "confirmed",
+                        info != nullptr ? time_or_null(info->confirmed_at) : json_null());
     set_or_null(freshness, "by", info != nullptr ? info->confirmed_by : "");
     set_or_null(freshness, "failure", info != nullptr ? info->failure : "");
     json_object_set_new(object.get(), "freshness", freshness);
@@ -390,17 +428,20 @@ ApiResponse Views::workload(const std::string& text) {
     set(root.get(), "next", next_step(verdict, gates, rollout));
     json_t* containers = json_array();
     for (std::size_t i = 0; i < verdict.containers.size(); ++i) {
-        json_array_append_new(containers,
-                              container_detail(*entry, i, verdict.containers[i], verdict.standing).release());
+        json_array_append_new(
+            containers,
+            container_detail(*entry, i, verdict.containers[i], verdict.standing).release());
     }
     json_object_set_new(root.get(), "containers", containers);
-    json_object_set_new(root.get(), "rollout", rollout ? rollout_object(*rollout).release() : json_null());
+    json_object_set_new(root.get(), "rollout",
+                        rollout ? rollout_object(*rollout).release() : json_null());
     json_t* list = json_array();
     for (const ClosedGate& gate : gates) {
         json_t* item = json_object();
         set(item, "gate", to_string(gate.gate));
         json_object_set_new(item, "open", json_false());
-        json_object_set_new(item, "until", gate.until ? json_text(format_time(*gate.until)) : json_null());
+        json_object_set_new(item, "until",
+                            gate.until ? json_text(format_time(*gate.until)) : json_null());
         set(item, "text", gate.text);
         json_array_append_new(list, item);
     }
@@ -419,7 +460,8 @@ ApiResponse Views::tags(const ApiRequest& request) {
     const std::string after = request.parameter("after").value_or("");
     auto at = all.begin();
     if (!after.empty()) {
-        at = std::ranges::find_if(all, [&after](const TagInfo* info) { return info->tag.to_string() == after; });
+        at = std::ranges::find_if(
+            all, [&after](const TagInfo* info) { return info->tag.to_string() == after; });
         at += at != all.end() ? 1 : 0;
     }
     json_t* items = json_array();
@@ -462,14 +504,16 @@ ApiResponse Views::tags(const ApiRequest& request) {
 }
 
 ApiResponse Views::rollouts(const ApiRequest& request) {
-    const int limit = std::min(limit_of(request), 999);  // one more tells whether there are more; the ledger gives 1,000
+    const int limit = std::min(
+        limit_of(request), 999);  // one more tells whether there are more; the ledger gives 1,000
     const std::string workload = request.parameter("workload").value_or("");
     const std::string after = request.parameter("after").value_or("");
     std::vector<RolloutRow> rows = parts_.ledger.rollouts(workload, after, limit + 1);
     json_t* items = json_array();
     if (after.empty() && parts_.rollouts != nullptr) {
         for (const RolloutRow& row : parts_.rollouts->all_active()) {
-            const bool kept = std::ranges::any_of(rows, [&row](const RolloutRow& one) { return one.id == row.id; });
+            const bool kept = std::ranges::any_of(
+                rows, [&row](const RolloutRow& one) { return one.id == row.id; });
             if (!kept && (workload.empty() || workload == row.workload)) {
                 json_array_append_new(items, rollout_object(row).release());
             }
@@ -492,20 +536,23 @@ ApiResponse Views::ledger(const ApiRequest& request) {
     if (const auto text = request.parameter("kind")) {
         query.kind = parse_entry_kind(*text);
         if (!query.kind) {
-            return api_error(400, "bad-parameter", "kind: \"" + *text + "\" is not a kind of ledger entry");
+            return api_error(400, "bad-parameter",
+                             "kind: \"" + *text + "\" is not a kind of ledger entry");
         }
     }
     if (const auto text = request.parameter("since")) {
         query.since = parse_time(*text);
         if (!query.since) {
-            return api_error(400, "bad-parameter", "since: \"" + *text + "\" is not an RFC 3339 time");
+            return api_error(400, "bad-parameter",
+                             "since: \"" + *text + "\" is not an RFC 3339 time");
         }
     }
     if (const auto text = request.parameter("after")) {
         std::uint64_t seq = 0;
         const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), seq);
         if (error != std::errc{} || end != text->data() + text->size()) {
-            return api_error(400, "bad-parameter", "after: \"" + *text + "\" is not a sequence number");
+            return api_error(400, "bad-parameter",
+                             "after: \"" + *text + "\" is not a sequence number");
         }
         query.after = seq;
     }

@@ -1,4 +1,5 @@
-// The objects of keeld's HTTP API (and of `keelctl -o json`), rendered from the live state, and its metrics.
+// The objects of keeld's HTTP API (and of `keelctl -o json`), rendered from the live state, and its
+// metrics.
 #pragma once
 
 #include <functional>
@@ -32,7 +33,7 @@ struct Problem {
 };
 
 class Views {
-public:
+  public:
     // Null pointers where keeld runs without a cluster.
     struct Parts {
         const Config& config;
@@ -62,11 +63,14 @@ public:
     // What is wrong now. To be called once a second as well, so that `since` is true.
     const std::vector<Problem>& problems();
 
-private:
-    [[nodiscard]] Json workload_summary(const CatalogueEntry& entry, const WorkloadVerdict& verdict) const;
-    [[nodiscard]] Json container_detail(const CatalogueEntry& entry, std::size_t at, const ContainerVerdict& verdict,
+  private:
+    [[nodiscard]] Json workload_summary(const CatalogueEntry& entry,
+                                        const WorkloadVerdict& verdict) const;
+    [[nodiscard]] Json container_detail(const CatalogueEntry& entry, std::size_t at,
+                                        const ContainerVerdict& verdict,
                                         const Standing& standing) const;
-    void add_problem(std::vector<Problem>& now, std::string code, std::string text, std::string next);
+    void add_problem(std::vector<Problem>& now, std::string code, std::string text,
+                     std::string next);
 
     Parts parts_;
     std::vector<Problem> problems_;

@@ -29,15 +29,21 @@ HttpRequest request_to(const std::string& api, const std::string& rest) {
     }
     const std::size_t colon = api.find(':', 5);
     request.unix_socket = api.substr(5, colon == std::string::npos ? colon : colon - 5);
-    request.url = "http://cache" + (colon == std::string::npos ? std::string() : api.substr(colon + 1)) + rest;
+    request.url = "http://cache" +
+                  (colon == std::string::npos ? std::string() : api.substr(colon + 1)) + rest;
     return request;
 }
 
 }  // namespace
 
-CacheFeed::CacheFeed(Loop& loop, HttpClient& http, const Config& config, const Clock& clock, Ledger& ledger,
-                     std::function<void(const CacheNews&)> news)
-    : loop_(loop), http_(http), config_(config), clock_(clock), ledger_(ledger), news_(std::move(news)) {
+CacheFeed::CacheFeed(Loop& loop, HttpClient& http, const Config& config, const Clock& clock,
+                     Ledger& ledger, std::function<void(const CacheNews&)> news)
+    : loop_(loop),
+      http_(http),
+      config_(config),
+      clock_(clock),
+      ledger_(ledger),
+      news_(std::move(news)) {
     for (const CacheConfig& one : config_.caches) {
         Cache& cache = caches_.try_emplace(one.name, loop).first->second;
         cache.config = one;
@@ -79,10 +85,11 @@ Task<Expected<void>> CacheFeed::receive(SignedMessage message) {
         ++metrics_.refused_signature;
         co_return fail("bad-signature", "events.secret is not set: no event can be accepted");
     }
-    const Expected<void> genuine = config_.event_secrets->verify(message.id, message.timestamp, message.body,
-                                                                message.signature, clock_.now());
+    const Expected<void> genuine = config_.event_secrets->verify(
+        message.id, message.timestamp, message.body, message.signature, clock_.now());
     if (!genuine) {
-        (genuine.error().code == "clock-skew" ? metrics_.refused_skew : metrics_.refused_signature) += 1;
+        (genuine.error().code == "clock-skew" ? metrics_.refused_skew
+                                              : metrics_.refused_signature) += 1;
         co_return genuine;
     }
     const Expected<Batch> batch = decode_batch(message.body);
@@ -106,8 +113,8 @@ Task<Expected<void>> CacheFeed::receive(SignedMessage message) {
     co_return co_await ledger_.durable();
 }
 
-// Newer than all that was told of this tag; not newer; or not comparable (another epoch, or told by an earlier run of
-// keeld, which remembers only how far it had read).
+// Newer than all that was told of this tag; not newer; or not comparable (another epoch, or told by
+// an earlier run of keeld, which remembers only how far it had read).
 CacheFeed::Order CacheFeed::order_of(Cache& cache, const TagState& state) {
     if (cache.state.epoch != state.epoch) {
         return Order::unknown;
@@ -125,7 +132,8 @@ void CacheFeed::take(Cache& cache, const TagState& state, const std::string& sou
         return;
     }
     if (cache.state.epoch != state.epoch) {
-        // A new zone, or a first meeting: what it had before this entry is not known until its table is read.
+        // A new zone, or a first meeting: what it had before this entry is not known until its
+        // table is read.
         cache.settling = !cache.state.epoch.empty();
         cache.state.epoch = state.epoch;
         cache.state.seq = 0;
@@ -134,7 +142,8 @@ void CacheFeed::take(Cache& cache, const TagState& state, const std::string& sou
         cache.wake.notify();
     }
     cache.seqs[state.tag] = state.seq;
-    // Events come in the order of seq, so what lies below this one has been told; but for what a resync is still to read.
+    // Events come in the order of seq, so what lies below this one has been told; but for what a
+    // resync is still to read.
     if (!cache.resync_wanted && !cache.reading) {
         cache.state.seq = std::max(cache.state.seq, state.seq);
         save(cache);
@@ -143,7 +152,8 @@ void CacheFeed::take(Cache& cache, const TagState& state, const std::string& sou
     news_(CacheNews{source, state, order == Order::newer && !cache.settling});
 }
 
-Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoch, std::uint64_t since) {
+Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoch,
+                                                  std::uint64_t since) {
     std::string query = "/tags?limit=" + std::to_string(kPage) + "&since=" + std::to_string(since);
     if (since > 0) {
         query += "&epoch=" + epoch;
@@ -177,7 +187,8 @@ Task<Expected<void>> CacheFeed::read_pages(Cache* cache) {
         const Json root = parse_json(response->body);
         const json_t* tags = json_object_get(root.get(), "tags");
         if (response->status != 200 || !json_is_array(tags)) {
-            co_return fail("bad-answer", cache->config.api + "/tags answered " + std::to_string(response->status) +
+            co_return fail("bad-answer", cache->config.api + "/tags answered " +
+                                             std::to_string(response->status) +
                                              "; caches[].api must name the location of keel_api");
         }
         epoch = text_of(root.get(), "epoch");
@@ -226,7 +237,8 @@ Task<void> CacheFeed::run(std::string name) {
         cache->resync_wanted = cache->resync_wanted || !done;
         backoff = done ? std::chrono::milliseconds(500)
                        : std::min(backoff * 2, std::chrono::milliseconds(30'000));
-        const Steady::duration wait = done ? Steady::duration(kResyncInterval) : Steady::duration(backoff);
+        const Steady::duration wait =
+            done ? Steady::duration(kResyncInterval) : Steady::duration(backoff);
         co_await cache->wake.wait_until(Steady::now() + wait);
     }
 }

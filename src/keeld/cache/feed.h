@@ -1,5 +1,5 @@
-// What the caches tell: their signed events, and their tag tables read again whenever something may have been missed.
-// Knows order and authenticity; what an observation means is not decided here.
+// What the caches tell: their signed events, and their tag tables read again whenever something may
+// have been missed. Knows order and authenticity; what an observation means is not decided here.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,10 @@ namespace keel {
 
 // One tag's state as one cache tells it.
 struct CacheNews {
-    std::string source;    // "event cache-a", "resync cache-a"
+    std::string source;  // "event cache-a", "resync cache-a"
     TagState state;
-    bool in_order = true;  // false: nothing tells whether it is newer than what was told before; a look-up settles it
+    bool in_order = true;  // false: nothing tells whether it is newer than what was told before; a
+                           // look-up settles it
 };
 
 // The three headers of a Standard Webhooks signature.
@@ -36,30 +37,33 @@ struct SignedMessage {
 };
 
 class CacheFeed {
-public:
-    CacheFeed(Loop& loop, HttpClient& http, const Config& config, const Clock& clock, Ledger& ledger,
-              std::function<void(const CacheNews&)> news);
+  public:
+    CacheFeed(Loop& loop, HttpClient& http, const Config& config, const Clock& clock,
+              Ledger& ledger, std::function<void(const CacheNews&)> news);
 
-    // Takes one POST of events; returns once its effects are durable. Errors: "unsigned", "bad-signature", "clock-skew",
-    // "bad-json", "bad-event", "too-large", "ledger". Repeated and reordered events are harmless.
+    // Takes one POST of events; returns once its effects are durable. Errors: "unsigned",
+    // "bad-signature", "clock-skew", "bad-json", "bad-event", "too-large", "ledger". Repeated and
+    // reordered events are harmless.
     [[nodiscard]] Task<Expected<void>> receive(SignedMessage message);
 
-    // Asks every cache's keel_api for its status: reachable, and the name that the configuration gives it. For --check.
+    // Asks every cache's keel_api for its status: reachable, and the name that the configuration
+    // gives it. For --check.
     [[nodiscard]] Task<std::vector<Error>> check();
 
-    // Reads the tag tables of all caches at start, when a cache's epoch changes, and every minute what changed since.
+    // Reads the tag tables of all caches at start, when a cache's epoch changes, and every minute
+    // what changed since.
     [[nodiscard]] Task<void> run(std::string cache);
     void stop();
 
     struct State {
         std::string name;
         std::string epoch;
-        std::uint64_t seq = 0;       // read or received up to here
+        std::uint64_t seq = 0;  // read or received up to here
         Time last_event;
         Time last_resync;
-        std::string problem;         // of the last resync; empty when fine
-        std::uint64_t events = 0;    // applied
-        std::uint64_t stale = 0;     // dropped: not newer
+        std::string problem;       // of the last resync; empty when fine
+        std::uint64_t events = 0;  // applied
+        std::uint64_t stale = 0;   // dropped: not newer
         std::uint64_t resyncs = 0;
     };
     [[nodiscard]] std::vector<State> states() const;
@@ -73,15 +77,17 @@ public:
     };
     [[nodiscard]] const Metrics& metrics() const { return metrics_; }
 
-private:
+  private:
     struct Cache {
         explicit Cache(Loop& loop) : wake(loop) {}
         CacheConfig config;
         State state;
         std::unordered_map<Tag, std::uint64_t> seqs;  // of this epoch, in this process
         bool resync_wanted = true;
-        bool reading = false;  // pages are being read: only they move the cursor, an event may be far ahead of them
-        bool settling = false;  // another epoch than before: epochs are never ordered, look-ups settle what it tells
+        bool reading = false;   // pages are being read: only they move the cursor, an event may be
+                                // far ahead of them
+        bool settling = false;  // another epoch than before: epochs are never ordered, look-ups
+                                // settle what it tells
         Signal wake;
     };
     enum class Order : std::uint8_t { newer, stale, unknown };
@@ -90,7 +96,8 @@ private:
     [[nodiscard]] Order order_of(Cache& cache, const TagState& state);
     [[nodiscard]] Task<Expected<void>> resync(Cache* cache);
     [[nodiscard]] Task<Expected<void>> read_pages(Cache* cache);
-    [[nodiscard]] Task<Expected<HttpResponse>> read_page(Cache* cache, std::string epoch, std::uint64_t since);
+    [[nodiscard]] Task<Expected<HttpResponse>> read_page(Cache* cache, std::string epoch,
+                                                         std::uint64_t since);
     void save(const Cache& cache);
 
     Loop& loop_;

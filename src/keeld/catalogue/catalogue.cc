@@ -9,9 +9,9 @@ namespace {
 // What a new state of the object says about its pods: they may have been replaced.
 bool pods_may_have_changed(const Workload& before, const Workload& after) {
     return before.uid != after.uid || before.generation != after.generation ||
-           before.observed_generation != after.observed_generation || before.updated != after.updated ||
-           before.ready != after.ready || before.available != after.available ||
-           before.current != after.current;
+           before.observed_generation != after.observed_generation ||
+           before.updated != after.updated || before.ready != after.ready ||
+           before.available != after.available || before.current != after.current;
 }
 
 bool same_images(const Workload& before, const Workload& after) {
@@ -36,7 +36,8 @@ std::uint64_t version_of(const Workload& workload) {
 
 }  // namespace
 
-Catalogue::Catalogue(std::function<void(const WorkloadKey&)> changed) : changed_(std::move(changed)) {}
+Catalogue::Catalogue(std::function<void(const WorkloadKey&)> changed)
+    : changed_(std::move(changed)) {}
 
 void Catalogue::begin(WorkloadKind kind, const std::string& ns) {
     std::set<WorkloadKey>& unseen = unseen_[{kind, ns}];
@@ -83,7 +84,8 @@ void Catalogue::upsert(Workload workload) {
     changed_(key);
 }
 
-// Listings and watches are in order among themselves; an answer may be overtaken by them, and nothing would tell again.
+// Listings and watches are in order among themselves; an answer may be overtaken by them, and
+// nothing would tell again.
 void Catalogue::answered(Workload workload) {
     const CatalogueEntry* known = find(workload.key);
     const bool older = known != nullptr && known->object.uid == workload.uid &&
@@ -125,7 +127,8 @@ void Catalogue::begin_namespaces(const std::string& only) {
 
 void Catalogue::upsert(Namespace ns) {
     for (const std::string& scope : {std::string(), ns.name}) {
-        if (const auto listing = unseen_namespaces_.find(scope); listing != unseen_namespaces_.end()) {
+        if (const auto listing = unseen_namespaces_.find(scope);
+            listing != unseen_namespaces_.end()) {
             listing->second.erase(ns.name);
         }
     }

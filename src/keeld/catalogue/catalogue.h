@@ -1,4 +1,5 @@
-// The workloads of the cluster, what tags their containers refer to, and what content their pods run.
+// The workloads of the cluster, what tags their containers refer to, and what content their pods
+// run.
 #pragma once
 
 #include <cstdint>
@@ -45,16 +46,19 @@ struct CatalogueEntry {
     std::uint64_t changed = 0;  // number of the newest change that may have replaced its pods
 };
 
-// Kept right by reflectors (begin/upsert/remove/end per collection). Tells who is concerned by a change.
+// Kept right by reflectors (begin/upsert/remove/end per collection). Tells who is concerned by a
+// change.
 class Catalogue {
-public:
-    // `changed` gets the key of every workload that appeared, changed, or vanished, or whose namespace did.
+  public:
+    // `changed` gets the key of every workload that appeared, changed, or vanished, or whose
+    // namespace did.
     explicit Catalogue(std::function<void(const WorkloadKey&)> changed);
 
     // A listing of one kind in one namespace; an empty namespace stands for all of them.
     void begin(WorkloadKind kind, const std::string& ns);
     void upsert(Workload workload);
-    // The object as an answer to a request of our own had it: dropped where something newer was told meanwhile.
+    // The object as an answer to a request of our own had it: dropped where something newer was
+    // told meanwhile.
     void answered(Workload workload);
     void remove(const WorkloadKey& key);
     void end(WorkloadKind kind, const std::string& ns);
@@ -68,20 +72,27 @@ public:
     [[nodiscard]] CatalogueEntry* find(const WorkloadKey& key);
     [[nodiscard]] const CatalogueEntry* find(const WorkloadKey& key) const;
     [[nodiscard]] const Namespace* find_namespace(std::string_view name) const;
-    [[nodiscard]] const std::map<WorkloadKey, CatalogueEntry>& workloads() const { return workloads_; }
-    [[nodiscard]] const std::map<std::string, Namespace, std::less<>>& namespaces() const { return namespaces_; }
+    [[nodiscard]] const std::map<WorkloadKey, CatalogueEntry>& workloads() const {
+        return workloads_;
+    }
+    [[nodiscard]] const std::map<std::string, Namespace, std::less<>>& namespaces() const {
+        return namespaces_;
+    }
 
     // The workloads with a container that refers to this tag.
     [[nodiscard]] const std::set<WorkloadKey>& consumers(const Tag& tag) const;
     // Every tag that some workload refers to.
-    [[nodiscard]] const std::unordered_map<Tag, std::set<WorkloadKey>>& by_tag() const { return by_tag_; }
+    [[nodiscard]] const std::unordered_map<Tag, std::set<WorkloadKey>>& by_tag() const {
+        return by_tag_;
+    }
 
-    // What a listing of pods found. `as_of`: changes() before it began; the result is stale where the workload changed since.
+    // What a listing of pods found. `as_of`: changes() before it began; the result is stale where
+    // the workload changed since.
     void set_running(const WorkloadKey& key, Running running, std::uint64_t as_of);
     // How many changes there were that may have replaced pods.
     [[nodiscard]] std::uint64_t changes() const { return changes_; }
 
-private:
+  private:
     void index(const WorkloadKey& key, const CatalogueEntry& entry);
     void unindex(const WorkloadKey& key, const CatalogueEntry& entry);
     void namespace_changed(const std::string& name);

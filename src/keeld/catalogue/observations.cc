@@ -4,8 +4,9 @@
 
 namespace keel {
 
-Observations::Observations(Loop& loop, const Clock& clock, Ledger& ledger, Tags& tags, Registry& registry,
-                           std::function<void(const Tag&)> changed, std::function<void(const Tag&)> settle)
+Observations::Observations(Loop& loop, const Clock& clock, Ledger& ledger, Tags& tags,
+                           Registry& registry, std::function<void(const Tag&)> changed,
+                           std::function<void(const Tag&)> settle)
     : loop_(loop),
       clock_(clock),
       ledger_(ledger),
@@ -24,8 +25,9 @@ void Observations::take(const CacheNews& news) {
         info = tags_.find(state.tag);
     }
     remember_history(news);
-    // A digest that goes back stands beside the current one; it is what was answered last. Both are taken, or a move that
-    // was missed here and is already going back would leave what pods pulled meanwhile unknown.
+    // A digest that goes back stands beside the current one; it is what was answered last. Both are
+    // taken, or a move that was missed here and is already going back would leave what pods pulled
+    // meanwhile unknown.
     if (state.pending && !info->seen.contains(state.digest)) {
         tags_.observe(state.tag, state.digest, state.kind, state.first_seen, news.source);
     }
@@ -35,21 +37,23 @@ void Observations::take(const CacheNews& news) {
         settle_(state.tag);
         return;
     }
-    const Effect effect = tags_.observe(state.tag, answered, state.kind, state.last_seen, news.source);
+    const Effect effect =
+        tags_.observe(state.tag, answered, state.kind, state.last_seen, news.source);
     if (first || effect != Effect::same) {
         log_received(news, answered, effect == Effect::same ? Effect::fresh : effect);
         changed_(state.tag);
     }
 }
 
-// What the cache saw of the tag before. A digest that it calls going back has been there before: without its history
-// here it would pass for a new one.
+// What the cache saw of the tag before. A digest that it calls going back has been there before:
+// without its history here it would pass for a new one.
 void Observations::remember_history(const CacheNews& news) {
     const TagState& state = news.state;
     const Time before = state.first_seen - Millis{1};  // of what is told without a time of its own
     for (const Sighting& sighting : state.history) {
         if (sighting.digest != state.digest) {
-            tags_.remember(state.tag, sighting.digest, sighting.first_seen, sighting.last_seen, news.source);
+            tags_.remember(state.tag, sighting.digest, sighting.first_seen, sighting.last_seen,
+                           news.source);
         }
     }
     if (state.pending) {
@@ -97,9 +101,11 @@ Task<Expected<Answer>> Observations::look_up(Tag tag) {
     flights_.erase(tag);
     const Digest now = current(tag);
     if (answer && now != before && answer->digest != now) {
-        settle_(tag);  // news came during the flight: nothing tells which is older, another look does
+        settle_(
+            tag);  // news came during the flight: nothing tells which is older, another look does
     } else if (answer) {
-        const Effect effect = tags_.observe(tag, answer->digest, answer->kind, asked, answer->source);
+        const Effect effect =
+            tags_.observe(tag, answer->digest, answer->kind, asked, answer->source);
         if (effect != Effect::same) {
             changed_(tag);
         }

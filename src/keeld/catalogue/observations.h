@@ -1,4 +1,5 @@
-// The one place where answers about tags become knowledge: news of caches, our own look-ups, the second source.
+// The one place where answers about tags become knowledge: news of caches, our own look-ups, the
+// second source.
 #pragma once
 
 #include <functional>
@@ -19,8 +20,9 @@
 namespace keel {
 
 class Observations {
-public:
-    // `changed`: something about the tag is to be judged again. `settle`: a look-up of the tag is wanted soon.
+  public:
+    // `changed`: something about the tag is to be judged again. `settle`: a look-up of the tag is
+    // wanted soon.
     Observations(Loop& loop, const Clock& clock, Ledger& ledger, Tags& tags, Registry& registry,
                  std::function<void(const Tag&)> changed, std::function<void(const Tag&)> settle);
 
@@ -32,7 +34,7 @@ public:
     // Asks the second source and records what it confirms. Errors as Registry::ask_upstream.
     [[nodiscard]] Task<Expected<Answer>> confirm(Tag tag);
 
-private:
+  private:
     struct Flight {
         explicit Flight(Loop& loop) : done(loop) {}
         Expected<Answer> answer{tl::unexpect, Error{}};

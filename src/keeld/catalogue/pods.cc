@@ -9,20 +9,37 @@
 namespace keel {
 namespace {
 
-bool alive(const Pod& pod) { return !pod.finished() && !pod.terminating; }
+bool alive(const Pod& pod) {
+    return !pod.finished() && !pod.terminating;
+}
 
 std::string encode_selector(const std::string& selector) {
     std::string result = "labelSelector=";
     for (const char c : selector) {
         switch (c) {
-            case ' ': result += "%20"; break;
-            case ',': result += "%2C"; break;
-            case '=': result += "%3D"; break;
-            case '!': result += "%21"; break;
-            case '/': result += "%2F"; break;
-            case '(': result += "%28"; break;
-            case ')': result += "%29"; break;
-            default: result += c;
+            case ' ':
+                result += "%20";
+                break;
+            case ',':
+                result += "%2C";
+                break;
+            case '=':
+                result += "%3D";
+                break;
+            case '!':
+                result += "%21";
+                break;
+            case '/':
+                result += "%2F";
+                break;
+            case '(':
+                result += "%28";
+                break;
+            case ')':
+                result += "%29";
+                break;
+            default:
+                result += c;
         }
     }
     return result;
@@ -38,7 +55,8 @@ std::string node_platform(const json_t* node) {
 
 // Collections are listed one page at a time; these bind one page's items to a container.
 template <class T>
-std::function<void(const json_t*)> into(std::vector<T>& items, Expected<T> (*decode)(const json_t*)) {
+std::function<void(const json_t*)> into(std::vector<T>& items,
+                                        Expected<T> (*decode)(const json_t*)) {
     return [&items, decode](const json_t* object) {
         if (Expected<T> item = decode(object)) {
             items.push_back(std::move(*item));
@@ -62,7 +80,8 @@ Task<Expected<void>> PodReader::read_nodes() {
     std::function<void()> restart = [] {};
     const Expected<std::string> done = co_await client_.list(options, each, restart);
     if (!done && done.error().code == "forbidden") {
-        nodes_forbidden_ = true;  // namespaced permissions: platforms stay unknown, identity is the stricter one
+        nodes_forbidden_ =
+            true;  // namespaced permissions: platforms stay unknown, identity is the stricter one
         co_return Expected<void>{};
     }
     if (!done) {
@@ -105,7 +124,8 @@ void PodReader::count(Running& running, const Pod& pod) {
     for (const ContainerStatus& status : pod.containers) {
         const std::string digest = digest_of_image_id(status.image_id);
         const auto same = std::ranges::find_if(running.images, [&](const RunningImage& image) {
-            return image.container == status.name && image.digest == digest && image.platform == platform;
+            return image.container == status.name && image.digest == digest &&
+                   image.platform == platform;
         });
         if (same != running.images.end()) {
             ++same->pods;

@@ -1,4 +1,5 @@
-// What the pods of workloads run: the baseline of whole namespaces, and one workload's pods by revision.
+// What the pods of workloads run: the baseline of whole namespaces, and one workload's pods by
+// revision.
 #pragma once
 
 #include <map>
@@ -22,12 +23,14 @@ struct WorkloadPods {
 };
 
 class PodReader {
-public:
+  public:
     PodReader(ClusterClient& client, Catalogue& catalogue, const Clock& clock);
 
-    // Lists pods of a namespace once and sets what each of its workloads runs (no pods: known, and none).
+    // Lists pods of a namespace once and sets what each of its workloads runs (no pods: known, and
+    // none).
     [[nodiscard]] Task<Expected<void>> read_namespace(std::string ns);
-    // Lists the pods of one workload and sets what it runs. Errors: "not-found" when the workload is gone.
+    // Lists the pods of one workload and sets what it runs. Errors: "not-found" when the workload
+    // is gone.
     [[nodiscard]] Task<Expected<WorkloadPods>> read_workload(WorkloadKey key);
 
     // "linux/amd64" of a node; empty where nodes may not be read or it is gone. Kept once known.
@@ -35,10 +38,11 @@ public:
     // The platforms of all nodes met so far.
     [[nodiscard]] std::vector<std::string> platforms() const;
 
-private:
+  private:
     [[nodiscard]] Task<Expected<void>> read_nodes();
     struct Revisions {
-        std::string newest;         // the hash that its pods carry; for Deployments the UID of the ReplicaSet
+        std::string
+            newest;  // the hash that its pods carry; for Deployments the UID of the ReplicaSet
         std::set<std::string> own;  // for Deployments: the UIDs of all their ReplicaSets
     };
     [[nodiscard]] Task<Expected<Revisions>> revisions_of(Workload workload);

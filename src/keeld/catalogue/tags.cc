@@ -11,11 +11,16 @@ bool TagInfo::without_history() const {
 
 std::string_view to_string(Effect effect) {
     switch (effect) {
-        case Effect::fresh: return "new";
-        case Effect::changed: return "changed";
-        case Effect::same: return "same";
-        case Effect::cleared: return "cleared";
-        case Effect::revert: return "revert";
+        case Effect::fresh:
+            return "new";
+        case Effect::changed:
+            return "changed";
+        case Effect::same:
+            return "same";
+        case Effect::cleared:
+            return "cleared";
+        case Effect::revert:
+            return "revert";
     }
     return "";
 }
@@ -57,7 +62,8 @@ Effect Tags::observe(const Tag& tag, const Digest& digest, ManifestKind kind, Ti
     if (!unknown && digest == info.current) {
         info.seen[digest].last = std::max(info.seen[digest].last, at);
         if (info.pending.empty()) {
-            return Effect::same;  // freshness alone is not worth a write; it is asked again after a restart
+            return Effect::same;  // freshness alone is not worth a write; it is asked again after a
+                                  // restart
         }
         const Digest from = info.pending;
         info.pending = Digest{};
@@ -104,9 +110,8 @@ void Tags::remember(const Tag& tag, const Digest& digest, Time first, Time last,
         info.cause = source;
     }
     // Older than all that is known: then what was the oldest has a history now.
-    const bool oldest = std::ranges::all_of(info.seen, [first](const auto& entry) {
-        return first <= entry.second.first;
-    });
+    const bool oldest = std::ranges::all_of(
+        info.seen, [first](const auto& entry) { return first <= entry.second.first; });
     if (oldest) {
         for (auto& [other, seen] : info.seen) {
             if (seen.oldest) {

@@ -1,4 +1,5 @@
-// What is known of every tag: its current digest, what goes back and waits for a second source, and since when.
+// What is known of every tag: its current digest, what goes back and waits for a second source, and
+// since when.
 #pragma once
 
 #include <map>
@@ -19,7 +20,8 @@ struct Seen {
     Time first;
     Time last;
     std::string source;
-    bool oldest = false;     // the first digest ever known of this tag: nothing tells whether it is newer than what runs
+    bool oldest = false;     // the first digest ever known of this tag: nothing tells whether it is
+                             // newer than what runs
     bool confirmed = false;  // a second source named it as current
 };
 
@@ -28,12 +30,12 @@ struct TagInfo {
     Digest current;
     ManifestKind kind = ManifestKind::unknown;
     Time since;
-    Digest pending;          // a digest going back; empty if none
+    Digest pending;  // a digest going back; empty if none
     Time pending_since;
-    Time confirmed_at;       // the last fresh answer about the tag, whatever it said
+    Time confirmed_at;  // the last fresh answer about the tag, whatever it said
     std::string confirmed_by;
-    std::string failure;     // of the last look-up; empty after a success
-    std::string cause;       // who brought the current digest
+    std::string failure;  // of the last look-up; empty after a success
+    std::string cause;    // who brought the current digest
     std::map<Digest, Seen> seen;
 
     // The current digest is the only one ever known of the tag and no second source has named it.
@@ -44,16 +46,21 @@ struct TagInfo {
 enum class Effect : std::uint8_t { fresh, changed, same, cleared, revert };
 [[nodiscard]] std::string_view to_string(Effect effect);
 
-// Loaded from the ledger at start; every effect is queued there before it is told. One per keeld, on its loop.
+// Loaded from the ledger at start; every effect is queued there before it is told. One per keeld,
+// on its loop.
 class Tags {
-public:
+  public:
     explicit Tags(Ledger& ledger);
 
     // One fresh comparable answer. Records `observed` in the ledger unless it is `same`.
-    Effect observe(const Tag& tag, const Digest& digest, ManifestKind kind, Time at, const std::string& source);
-    // A digest that the tag is known to have had before (a cache's history), without being its current one.
-    void remember(const Tag& tag, const Digest& digest, Time first, Time last, const std::string& source);
-    // A second source names `digest`. A pending one becomes current; returns whether anything changed.
+    Effect observe(const Tag& tag, const Digest& digest, ManifestKind kind, Time at,
+                   const std::string& source);
+    // A digest that the tag is known to have had before (a cache's history), without being its
+    // current one.
+    void remember(const Tag& tag, const Digest& digest, Time first, Time last,
+                  const std::string& source);
+    // A second source names `digest`. A pending one becomes current; returns whether anything
+    // changed.
     bool confirm(const Tag& tag, const Digest& digest, Time at, const std::string& source);
     // A look-up failed: nothing changes but what is told of the tag's freshness.
     void failed(const Tag& tag, const std::string& why);
@@ -61,7 +68,7 @@ public:
     [[nodiscard]] const TagInfo* find(const Tag& tag) const;
     [[nodiscard]] const std::unordered_map<Tag, TagInfo>& all() const { return tags_; }
 
-private:
+  private:
     void save(const TagInfo& info);
     void save(const TagInfo& info, const Digest& digest);
     void log(const TagInfo& info, Effect effect, const Digest& from, const Digest& to, Time at,

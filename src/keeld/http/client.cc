@@ -702,8 +702,8 @@ std::string_view HttpResponse::header(std::string_view name) const {
 
 }  // namespace keel
 
-// libcurl drags in GnuTLS, for RTMP, whose constructor sets up a megabyte that nobody here uses: GnuTLS asks this symbol
-// of the program first (its GNUTLS_SKIP_GLOBAL_INIT).
+// libcurl drags in GnuTLS, for RTMP, whose constructor sets up a megabyte that nobody here uses:
+// GnuTLS asks this symbol of the program first (its GNUTLS_SKIP_GLOBAL_INIT).
 extern "C" int _gnutls_global_init_skip();
 extern "C" __attribute__((visibility("default"))) int _gnutls_global_init_skip() {
     return 1;

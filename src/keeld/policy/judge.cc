@@ -12,20 +12,26 @@ std::string brief(const std::string& digest) {
 
 // How what a container's pods run relates to the digest that its tag answers.
 struct Comparison {
-    enum class Result { same, same_content, moved, unknown, nothing_runs } result = Result::nothing_runs;
-    std::string from;    // the digest that most of the differing pods run
-    bool newer = false;  // what runs was first seen after the target
-    std::string missing; // a platform that pods run on and that the target is not made for
+    enum class Result {
+        same,
+        same_content,
+        moved,
+        unknown,
+        nothing_runs
+    } result = Result::nothing_runs;
+    std::string from;     // the digest that most of the differing pods run
+    bool newer = false;   // what runs was first seen after the target
+    std::string missing;  // a platform that pods run on and that the target is not made for
 };
 
 class Judge {
-public:
+  public:
     Judge(const CatalogueEntry& entry, const Knowledge& knowledge)
         : entry_(entry), workload_(entry.object), knowledge_(knowledge) {}
 
     WorkloadVerdict run() {
-        result_.standing = standing_of(workload_, knowledge_.catalogue.find_namespace(workload_.key.ns),
-                                       knowledge_.config);
+        result_.standing = standing_of(
+            workload_, knowledge_.catalogue.find_namespace(workload_.key.ns), knowledge_.config);
         for (std::size_t i = 0; i < workload_.containers.size(); ++i) {
             result_.containers.push_back(judge_container(i));
         }
@@ -34,7 +40,7 @@ public:
         return std::move(result_);
     }
 
-private:
+  private:
     ContainerVerdict say(ContainerVerdict verdict, Reason reason, std::string sentence) const {
         verdict.reason = reason;
         verdict.verdict = verdict_of(reason);
@@ -57,45 +63,54 @@ private:
             return say(verdict, Reason::reference_invalid, reference.error().text);
         }
         if (!verdict.tag) {
-            return say(verdict, Reason::no_tag, container.image + " names a digest and no tag: nothing can move");
+            return say(verdict, Reason::no_tag,
+                       container.image + " names a digest and no tag: nothing can move");
         }
         if (policy_kind(standing.policy.value) == PolicyKind::invalid) {
             return say(verdict, Reason::policy_invalid,
-                       "keel.sh/policy: \"" + standing.policy.value + "\" (" + standing.policy.layer +
+                       "keel.sh/policy: \"" + standing.policy.value + "\" (" +
+                           standing.policy.layer +
                            ") is none of force patch minor major all glob:… regexp:… never");
         }
         if (auto blocked = block_by_kind(verdict, *reference)) {
             return *blocked;
         }
         if (reference->digest) {
-            return say(verdict, Reason::pinned,
-                       container.image + " is pinned to a digest; remove the digest to follow the tag");
+            return say(
+                verdict, Reason::pinned,
+                container.image + " is pinned to a digest; remove the digest to follow the tag");
         }
         return judge_digest(std::move(verdict), container);
     }
 
     // S2: what must not be restarted by default, whatever its policy says.
-    std::optional<ContainerVerdict> block_by_kind(const ContainerVerdict& verdict, const Reference& reference) const {
+    std::optional<ContainerVerdict> block_by_kind(const ContainerVerdict& verdict,
+                                                  const Reference& reference) const {
         const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
         const auto allowed = [&](const char* key) {
             return effective_setting(workload_, ns, key, "").value == "allow";
         };
         const auto& images = knowledge_.config.stateful_images;
-        const auto database = std::ranges::find_if(images, [&reference](const std::string& pattern) {
-            return matches_image(pattern, reference.registry, reference.repository);
-        });
+        const auto database =
+            std::ranges::find_if(images, [&reference](const std::string& pattern) {
+                return matches_image(pattern, reference.registry, reference.repository);
+            });
         const bool set = workload_.key.kind == WorkloadKind::stateful_set;
         if ((set || database != images.end()) && !allowed("keel.sh/stateful")) {
-            const std::string why = set ? "a StatefulSet" : "a database (stateful.images: " + *database + ")";
+            const std::string why =
+                set ? "a StatefulSet" : "a database (stateful.images: " + *database + ")";
             ContainerVerdict blocked = verdict;
-            blocked.would_change = true;  // a restart reaches the whole pod, whatever this container would pull
+            blocked.would_change =
+                true;  // a restart reaches the whole pod, whatever this container would pull
             return say(blocked, Reason::stateful,
                        "it is " + why + "; the annotation keel.sh/stateful: allow releases it");
         }
         if (workload_.controller && !allowed("keel.sh/operator-owned")) {
             return say(verdict, Reason::operator_owned,
-                       "it belongs to " + workload_.controller->kind + "/" + workload_.controller->name +
-                           ", which would set it back; the annotation keel.sh/operator-owned: allow releases it");
+                       "it belongs to " + workload_.controller->kind + "/" +
+                           workload_.controller->name +
+                           ", which would set it back; the annotation keel.sh/operator-owned: "
+                           "allow releases it");
         }
         return std::nullopt;
     }
@@ -107,12 +122,15 @@ private:
         if (info == nullptr || info->current.empty()) {
             verdict.would_change = pulls;
             const std::string why = info != nullptr ? info->failure : "it has not been asked yet";
-            return say(verdict, Reason::no_answer, "nothing is known of " + tag.to_string() + ": " + why);
+            return say(verdict, Reason::no_answer,
+                       "nothing is known of " + tag.to_string() + ": " + why);
         }
         if (workload_.key.kind == WorkloadKind::cron_job) {
-            return pulls ? say(verdict, Reason::at_next_run, "its next run pulls " + brief(info->current.to_string()))
+            return pulls ? say(verdict, Reason::at_next_run,
+                               "its next run pulls " + brief(info->current.to_string()))
                          : say(verdict, Reason::restart_cannot_pull,
-                               "its pull policy is not Always: a run on a node that has the tag pulls nothing");
+                               "its pull policy is not Always: a run on a node that has the tag "
+                               "pulls nothing");
         }
         if (!entry_.running.known) {
             verdict.would_change = pulls;
@@ -122,8 +140,10 @@ private:
         using Result = Comparison::Result;
         if (found.result == Result::nothing_runs) {
             return workload_.replicas == 0
-                       ? say(verdict, Reason::scaled_to_zero, "it has no replicas: the next start pulls what is newest then")
-                       : say(verdict, Reason::no_baseline, "none of its pods has started this container yet");
+                       ? say(verdict, Reason::scaled_to_zero,
+                             "it has no replicas: the next start pulls what is newest then")
+                       : say(verdict, Reason::no_baseline,
+                             "none of its pods has started this container yet");
         }
         if (!info->pending.empty()) {
             verdict.would_change = pulls;
@@ -132,7 +152,8 @@ private:
         if (!found.missing.empty()) {
             verdict.would_change = pulls;
             return say(verdict, Reason::target_not_pullable,
-                       brief(info->current.to_string()) + " holds nothing for " + found.missing + ", where its pods run");
+                       brief(info->current.to_string()) + " holds nothing for " + found.missing +
+                           ", where its pods run");
         }
         if (found.result == Result::unknown) {
             verdict.would_change = pulls;
@@ -147,18 +168,21 @@ private:
             // A bad build that replaced every pod is what the tag answers, and still not well.
             const Target here{container.name, tag, "", info->current};
             if (const std::string* why = knowledge_.rejected(workload_.uid, here)) {
-                return say(verdict, Reason::target_rejected,
-                           "it runs " + brief(info->current.to_string()) + ", which failed here: " + *why);
+                return say(
+                    verdict, Reason::target_rejected,
+                    "it runs " + brief(info->current.to_string()) + ", which failed here: " + *why);
             }
         }
         if (found.result == Result::same) {
-            return say(verdict, Reason::up_to_date, "it runs " + brief(info->current.to_string()) +
-                                                        ", which is what the tag answers" + tag_note());
+            return say(verdict, Reason::up_to_date,
+                       "it runs " + brief(info->current.to_string()) +
+                           ", which is what the tag answers" + tag_note());
         }
         if (found.result == Result::same_content) {
             return say(verdict, Reason::same_content,
                        "the tag answers " + brief(info->current.to_string()) +
-                           ", which holds the same content for this platform as what runs" + tag_note());
+                           ", which holds the same content for this platform as what runs" +
+                           tag_note());
         }
         verdict.would_change = pulls;
         verdict.target = Target{container.name, tag, found.from, info->current};
@@ -166,27 +190,38 @@ private:
         return judge_move(std::move(verdict), container, *info);
     }
 
-    ContainerVerdict judge_move(ContainerVerdict verdict, const Container& container, const TagInfo& info) const {
-        const std::string move = brief(verdict.target->from) + " → " + brief(info.current.to_string());
+    ContainerVerdict judge_move(ContainerVerdict verdict, const Container& container,
+                                const TagInfo& info) const {
+        const std::string move =
+            brief(verdict.target->from) + " → " + brief(info.current.to_string());
         const Reverts reverts = knowledge_.config.defaults.reverts;
         if (const std::string* why = knowledge_.rejected(workload_.uid, *verdict.target)) {
             return say(verdict, Reason::target_rejected, move + " failed here before: " + *why);
         }
         if (info.without_history()) {
             return say(verdict, Reason::revert_unconfirmed,
-                       move + ": this is the first answer ever seen, so nothing tells which is newer; a second source "
-                              "(registries." + info.tag.registry + ".upstream) or a change of the tag settles it");
+                       move +
+                           ": this is the first answer ever seen, so nothing tells which is newer; "
+                           "a second source "
+                           "(registries." +
+                           info.tag.registry + ".upstream) or a change of the tag settles it");
         }
         if (verdict.revert && reverts == Reverts::never) {
-            return say(verdict, Reason::revert_refused, move + " goes back to an older digest, and reverts is never");
+            return say(verdict, Reason::revert_refused,
+                       move + " goes back to an older digest, and reverts is never");
         }
         if (const std::string* why = knowledge_.stalled(workload_.uid, *verdict.target)) {
             return say(verdict, Reason::rollout_stalled,
-                       move + " was rolled out already and some pods do not run it; nothing is written twice: " + *why);
+                       move +
+                           " was rolled out already and some pods do not run it; nothing is "
+                           "written twice: " +
+                           *why);
         }
         if (container.pull != PullPolicy::always) {
             return say(verdict, Reason::restart_cannot_pull,
-                       move + ": its pull policy is not Always, so a restart would run the old content again");
+                       move +
+                           ": its pull policy is not Always, so a restart would run the old "
+                           "content again");
         }
         if (workload_.on_delete) {
             return say(verdict, Reason::on_delete, move + ": its update strategy is OnDelete");
@@ -200,12 +235,14 @@ private:
         if (workload_.replicas == 0) {
             return say(verdict, Reason::scaled_to_zero, move + ": it has no replicas");
         }
-        return say(verdict, Reason::digest_moved, "the digest of " + info.tag.to_string() + " moved: " + move + tag_note());
+        return say(verdict, Reason::digest_moved,
+                   "the digest of " + info.tag.to_string() + " moved: " + move + tag_note());
     }
 
     static std::string reverting(const TagInfo& info) {
         return "the tag went back to " + brief(info.pending.to_string()) +
-               ", seen before; a cache answers so when its upstream fails, and no second source has confirmed it";
+               ", seen before; a cache answers so when its upstream fails, and no second source "
+               "has confirmed it";
     }
 
     // Tag policies follow the digest in this version; the tag itself stays.
@@ -224,7 +261,8 @@ private:
         bool by_content = false;
         bool any = false;
         for (const RunningImage& image : entry_.running.images) {
-            if (image.container != container.name || image.init != container.init || image.digest.empty()) {
+            if (image.container != container.name || image.init != container.init ||
+                image.digest.empty()) {
                 continue;
             }
             any = true;
@@ -232,9 +270,11 @@ private:
             if (reported && *reported == target) {
                 continue;
             }
-            const SameContent same = reported ? compare_one(tag, *reported, target, content, image.platform)
-                                              : SameContent::different;
-            if (content != nullptr && !content->platforms.empty() && content->entries_for(image.platform).empty()) {
+            const SameContent same =
+                reported ? compare_one(tag, *reported, target, content, image.platform)
+                         : SameContent::different;
+            if (content != nullptr && !content->platforms.empty() &&
+                content->entries_for(image.platform).empty()) {
                 found.missing = image.platform;
             }
             unknown = unknown || same == SameContent::unknown;
@@ -243,20 +283,21 @@ private:
                 most = image.pods;
                 found.from = image.digest;
                 const auto seen = reported ? info->seen.find(*reported) : info->seen.end();
-                found.newer = seen != info->seen.end() && seen->second.first > info->seen.at(target).first;
+                found.newer =
+                    seen != info->seen.end() && seen->second.first > info->seen.at(target).first;
             }
         }
         using Result = Comparison::Result;
-        found.result = !any            ? Result::nothing_runs
-                       : most > 0      ? Result::moved
-                       : unknown       ? Result::unknown
-                       : by_content    ? Result::same_content
-                                       : Result::same;
+        found.result = !any         ? Result::nothing_runs
+                       : most > 0   ? Result::moved
+                       : unknown    ? Result::unknown
+                       : by_content ? Result::same_content
+                                    : Result::same;
         return found;
     }
 
-    SameContent compare_one(const Tag& tag, const Digest& reported, const Digest& target, const Content* content,
-                            const std::string& platform) {
+    SameContent compare_one(const Tag& tag, const Digest& reported, const Digest& target,
+                            const Content* content, const std::string& platform) {
         const Content* known = knowledge_.content(reported);
         const bool lost = known == nullptr && knowledge_.fetch_failure(reported) != nullptr;
         if (known == nullptr && !lost) {
@@ -267,15 +308,18 @@ private:
             return SameContent::unknown;
         }
         const SameContent same = compare_content(reported, known, *content, platform);
-        // What cannot be fetched any more cannot be compared; the digest differs, and that is what moved.
-        return same == SameContent::unknown && (lost || known != nullptr) ? SameContent::different : same;
+        // What cannot be fetched any more cannot be compared; the digest differs, and that is what
+        // moved.
+        return same == SameContent::unknown && (lost || known != nullptr) ? SameContent::different
+                                                                          : same;
     }
 
     // A restart changes every container that pulls: it waits for all of them.
     void block_siblings() {
-        const auto blocking = std::ranges::find_if(result_.containers, [](const ContainerVerdict& one) {
-            return one.verdict == Verdict::blocked && one.would_change;
-        });
+        const auto blocking =
+            std::ranges::find_if(result_.containers, [](const ContainerVerdict& one) {
+                return one.verdict == Verdict::blocked && one.would_change;
+            });
         if (blocking == result_.containers.end()) {
             return;
         }
@@ -285,7 +329,8 @@ private:
         for (ContainerVerdict& one : result_.containers) {
             if (one.verdict == Verdict::roll) {
                 one = say(one, Reason::sibling_blocked,
-                          one.sentence + "; but a restart would also change container " + name + ", which is blocked: " + why);
+                          one.sentence + "; but a restart would also change container " + name +
+                              ", which is blocked: " + why);
             }
         }
     }
@@ -307,7 +352,8 @@ private:
         for (const ContainerVerdict& one : result_.containers) {
             if (one.verdict == Verdict::roll) {
                 result_.targets.push_back(*one.target);
-                result_.needs_approval = result_.needs_approval ||
+                result_.needs_approval =
+                    result_.needs_approval ||
                     (one.revert && knowledge_.config.defaults.reverts == Reverts::ask);
             }
         }

@@ -1,5 +1,5 @@
-// The verdict on a workload: one per container, computed from what is known now, never stored on the object. Pure: it asks
-// nobody; what it would need to know more is in `wants`.
+// The verdict on a workload: one per container, computed from what is known now, never stored on
+// the object. Pure: it asks nobody; what it would need to know more is in `wants`.
 #pragma once
 
 #include <functional>
@@ -60,8 +60,9 @@ struct Knowledge {
     const Config& config;
     const Catalogue& catalogue;
     const Tags& tags;
-    std::function<const Content*(const Digest&)> content;       // null: not known
-    std::function<const std::string*(const Digest&)> fetch_failure;  // asked for and not to be had: why; null: it is not
+    std::function<const Content*(const Digest&)> content;  // null: not known
+    std::function<const std::string*(const Digest&)>
+        fetch_failure;  // asked for and not to be had: why; null: it is not
     // Why this target of the workload with this UID is not tried (again); null: it may be.
     std::function<const std::string*(const std::string&, const Target&)> rejected;
     std::function<const std::string*(const std::string&, const Target&)> stalled;

@@ -67,7 +67,8 @@ bool glob(std::string_view pattern, std::string_view text) {
     return pattern.find_first_not_of('*', at) == std::string_view::npos;
 }
 
-// Where a veto stands, as a layer's name; empty if nowhere. The alias vetoes beside the key itself too (P3).
+// Where a veto stands, as a layer's name; empty if nowhere. The alias vetoes beside the key itself
+// too (P3).
 std::string veto_of(const Workload& workload, const Namespace* ns) {
     const auto says_never = [](const auto& map) {
         return std::ranges::any_of(std::array{kPolicy, kPolicyAlias}, [&map](const char* key) {
@@ -118,9 +119,11 @@ PolicyKind policy_kind(const std::string& value) {
 }
 
 bool is_excluded(const std::string& ns, const Config& config) {
-    const bool configured = std::ranges::find(config.enrolment.exclude, ns) != config.enrolment.exclude.end();
+    const bool configured =
+        std::ranges::find(config.enrolment.exclude, ns) != config.enrolment.exclude.end();
     const bool own = config.kubernetes && config.kubernetes->lease_namespace == ns;
-    const bool cache = std::ranges::any_of(config.caches, [&ns](const CacheConfig& one) { return one.ns == ns; });
+    const bool cache =
+        std::ranges::any_of(config.caches, [&ns](const CacheConfig& one) { return one.ns == ns; });
     return configured || own || cache;
 }
 
@@ -129,17 +132,21 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
     result.policy = effective_setting(workload, ns, kPolicy, config.defaults.policy);
     if (is_excluded(workload.key.ns, config)) {
         result.reason = Reason::excluded_namespace;
-        result.sentence = "namespace " + workload.key.ns + " is excluded (enrolment.exclude, keeld's own, or a cache's)";
+        result.sentence = "namespace " + workload.key.ns +
+                          " is excluded (enrolment.exclude, keeld's own, or a cache's)";
         return result;
     }
     if (const std::string where = veto_of(workload, ns); !where.empty()) {
         result.reason = Reason::vetoed;
-        result.sentence = "keel.sh/policy: never stands as " + where + "; remove it there to follow again";
+        result.sentence =
+            "keel.sh/policy: never stands as " + where + "; remove it there to follow again";
         return result;
     }
     const std::string wanted = config.enrolment.label_key + "=" + config.enrolment.label_value;
-    const auto label = ns != nullptr ? ns->labels.find(config.enrolment.label_key) : decltype(ns->labels.end()){};
-    if (ns == nullptr || label == ns->labels.end() || label->second != config.enrolment.label_value) {
+    const auto label =
+        ns != nullptr ? ns->labels.find(config.enrolment.label_key) : decltype(ns->labels.end()){};
+    if (ns == nullptr || label == ns->labels.end() ||
+        label->second != config.enrolment.label_value) {
         result.reason = Reason::not_enrolled;
         result.sentence = "namespace " + workload.key.ns + " does not carry the label " + wanted;
         return result;
@@ -154,7 +161,8 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
     return result;
 }
 
-bool matches_image(const std::string& pattern, const std::string& registry, const std::string& repository) {
+bool matches_image(const std::string& pattern, const std::string& registry,
+                   const std::string& repository) {
     return glob(pattern, registry + "/" + repository) || glob(pattern, repository);
 }
 

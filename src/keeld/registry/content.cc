@@ -23,7 +23,8 @@ std::string platform_text(const json_t* platform) {
 Expected<Content> from_index(Content content, const json_t* root) {
     const json_t* manifests = json_object_get(root, "manifests");
     if (!json_is_array(manifests)) {
-        return fail("bad-manifest", "index " + content.digest.to_string() + ": manifests is not an array");
+        return fail("bad-manifest",
+                    "index " + content.digest.to_string() + ": manifests is not an array");
     }
     std::size_t at = 0;
     json_t* item = nullptr;
@@ -48,7 +49,8 @@ bool same_part(const Digest& one, const PlatformContent& other) {
 }
 
 // What a pull of `known` gives on the platform of `wanted`, against it.
-SameContent compare_part(const Content* known, const PlatformContent& wanted, std::string_view platform) {
+SameContent compare_part(const Content* known, const PlatformContent& wanted,
+                         std::string_view platform) {
     const std::vector<const PlatformContent*> has =
         known != nullptr ? known->entries_for(platform) : std::vector<const PlatformContent*>();
     if (has.size() != 1) {
@@ -78,12 +80,13 @@ Expected<Content> Content::from_manifest(const Digest& digest, std::string_view 
         return from_index(std::move(content), root.get());
     }
     if (content.kind != ManifestKind::image) {
-        return fail("bad-manifest",
-                    "manifest " + digest.to_string() + " has the type " + std::string(content_type));
+        return fail("bad-manifest", "manifest " + digest.to_string() + " has the type " +
+                                        std::string(content_type));
     }
     const auto config = Digest::parse(text_of(json_object_get(root.get(), "config"), "digest"));
     if (!config) {
-        return fail("bad-manifest", "manifest " + digest.to_string() + ": config.digest is not a digest");
+        return fail("bad-manifest",
+                    "manifest " + digest.to_string() + ": config.digest is not a digest");
     }
     content.platforms.push_back(PlatformContent{"", digest, *config});
     return content;
@@ -113,7 +116,8 @@ Expected<Content> Content::from_json(std::string_view json) {
     }
     Content content;
     content.digest = *digest;
-    content.kind = text_of(root.get(), "kind") == "index" ? ManifestKind::index : ManifestKind::image;
+    content.kind =
+        text_of(root.get(), "kind") == "index" ? ManifestKind::index : ManifestKind::image;
     std::size_t at = 0;
     json_t* item = nullptr;
     json_array_foreach(json_object_get(root.get(), "platforms"), at, item) {
@@ -131,7 +135,8 @@ std::vector<const PlatformContent*> Content::entries_for(std::string_view platfo
     std::vector<const PlatformContent*> variants;
     for (const PlatformContent& entry : platforms) {
         const std::string_view name = entry.platform;
-        const bool variant = name.size() > platform.size() && name.starts_with(platform) && name[platform.size()] == '/';
+        const bool variant = name.size() > platform.size() && name.starts_with(platform) &&
+                             name[platform.size()] == '/';
         if (platform.empty() || name == platform) {
             own.push_back(&entry);
         } else if (name.empty()) {
@@ -148,14 +153,16 @@ SameContent compare_content(const Digest& reported, const Content* known, const 
     if (reported == target.digest) {
         return SameContent::same;
     }
-    // Where the platform does not single out one entry, only what holds for all of them is certain; but what runs tells
-    // its platform itself where it is the very image of one entry.
+    // Where the platform does not single out one entry, only what holds for all of them is certain;
+    // but what runs tells its platform itself where it is the very image of one entry.
     bool all_same = true;
     bool all_different = true;
     const std::vector<const PlatformContent*> entries = target.entries_for(platform);
     for (const PlatformContent* wanted : entries) {
-        const SameContent one = compare_part(known, *wanted, wanted->platform.empty() ? platform : wanted->platform);
-        if (same_part(reported, *wanted) || (one == SameContent::same && known->kind == ManifestKind::image)) {
+        const SameContent one =
+            compare_part(known, *wanted, wanted->platform.empty() ? platform : wanted->platform);
+        if (same_part(reported, *wanted) ||
+            (one == SameContent::same && known->kind == ManifestKind::image)) {
             return SameContent::same;
         }
         all_same = all_same && one == SameContent::same;

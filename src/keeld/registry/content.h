@@ -1,5 +1,6 @@
-// What a manifest digest holds on each platform: the identity by which content is compared (never by digest text alone,
-// because a node may report an index, a platform manifest or a config digest for the same content).
+// What a manifest digest holds on each platform: the identity by which content is compared (never
+// by digest text alone, because a node may report an index, a platform manifest or a config digest
+// for the same content).
 #pragma once
 
 #include <optional>
@@ -13,7 +14,8 @@
 
 namespace keel {
 
-// "linux/amd64", "linux/arm/v7"; empty: a single image, which says nothing of its platform before its config is read.
+// "linux/amd64", "linux/arm/v7"; empty: a single image, which says nothing of its platform before
+// its config is read.
 struct PlatformContent {
     std::string platform;
     Digest manifest;
@@ -26,21 +28,24 @@ struct Content {
     std::vector<PlatformContent> platforms;  // attestations (platform unknown/unknown) left out
 
     // Parts of an image manifest or index body. Errors: "bad-manifest" naming the field.
-    [[nodiscard]] static Expected<Content> from_manifest(const Digest& digest, std::string_view content_type,
+    [[nodiscard]] static Expected<Content> from_manifest(const Digest& digest,
+                                                         std::string_view content_type,
                                                          std::string_view body);
     [[nodiscard]] std::string to_json() const;
     [[nodiscard]] static Expected<Content> from_json(std::string_view json);
 
-    // The entries that a pull on `platform` may choose: its own, or those that do not say for what they are made, or its
-    // variants (nodes do not report theirs: linux/arm takes linux/arm/v7). Empty platform: not known, so all of them.
+    // The entries that a pull on `platform` may choose: its own, or those that do not say for what
+    // they are made, or its variants (nodes do not report theirs: linux/arm takes linux/arm/v7).
+    // Empty platform: not known, so all of them.
     [[nodiscard]] std::vector<const PlatformContent*> entries_for(std::string_view platform) const;
 };
 
 enum class SameContent : std::uint8_t { same, different, unknown };
 
-// Whether `reported` (the digest part of a pod's imageID) is the content that `target` has on `platform` (empty: not
-// known, then it must hold on every platform). `known` is the content of `reported` where that is known.
-[[nodiscard]] SameContent compare_content(const Digest& reported, const Content* known, const Content& target,
-                                        std::string_view platform);
+// Whether `reported` (the digest part of a pod's imageID) is the content that `target` has on
+// `platform` (empty: not known, then it must hold on every platform). `known` is the content of
+// `reported` where that is known.
+[[nodiscard]] SameContent compare_content(const Digest& reported, const Content* known,
+                                          const Content& target, std::string_view platform);
 
 }  // namespace keel

@@ -26,7 +26,8 @@ std::string challenge_value(std::string_view challenge, std::string_view key) {
     }
     const std::size_t from = start + quoted.size();
     const std::size_t end = challenge.find('"', from);
-    return end == std::string_view::npos ? std::string() : std::string(challenge.substr(from, end - from));
+    return end == std::string_view::npos ? std::string()
+                                         : std::string(challenge.substr(from, end - from));
 }
 
 std::string url_encode(std::string_view text) {
@@ -34,8 +35,9 @@ std::string url_encode(std::string_view text) {
     std::string result;
     for (const char c : text) {
         const auto byte = static_cast<unsigned char>(c);
-        if ((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
-            byte == '-' || byte == '_' || byte == '.' || byte == '~') {
+        if ((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
+            (byte >= '0' && byte <= '9') || byte == '-' || byte == '_' || byte == '.' ||
+            byte == '~') {
             result += c;
         } else {
             result += '%';
@@ -56,13 +58,15 @@ std::string without_trailing_slash(std::string url) {
 Error status_error(int status, const std::string& url, std::string_view retry_after) {
     const std::string text = url + " answered " + std::to_string(status);
     if (status == 404) {
-        return {"not-found", text + "; through a cache that may also mean an upstream that refuses or fails"};
+        return {"not-found",
+                text + "; through a cache that may also mean an upstream that refuses or fails"};
     }
     if (status == 401 || status == 403) {
         return {"denied", text};
     }
     if (status == 429) {
-        return {"rate-limited", text + (retry_after.empty() ? "" : "; Retry-After: " + std::string(retry_after))};
+        return {"rate-limited",
+                text + (retry_after.empty() ? "" : "; Retry-After: " + std::string(retry_after))};
     }
     return {"unavailable", text};
 }
@@ -95,8 +99,9 @@ Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
             return Path{without_trailing_slash(any->second), "?ns=" + url_encode(registry), source};
         }
     }
-    return fail("no-path", "no cache looks up " + registry + " and registries." + registry +
-                               ".direct is not set; add it to caches[].lookup or registries in keeld.yaml");
+    return fail("no-path",
+                "no cache looks up " + registry + " and registries." + registry +
+                    ".direct is not set; add it to caches[].lookup or registries in keeld.yaml");
 }
 
 Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::string repository,
@@ -150,15 +155,20 @@ Task<Expected<Answer>> Registry::head(Path path, Tag tag) {
     const std::string source = path.source;
     const std::string where = path.base + " (" + tag.to_string() + ")";
     const std::string method = "HEAD";
-    const Expected<HttpResponse> response = co_await ask(std::move(path), method, tag.repository, tag.name);
+    const Expected<HttpResponse> response =
+        co_await ask(std::move(path), method, tag.repository, tag.name);
     if (!response) {
         co_return tl::unexpected<Error>(response.error());
     }
     if (response->status != 200) {
-        co_return tl::unexpected<Error>(status_error(response->status, where, response->header("retry-after")));
+        co_return tl::unexpected<Error>(
+            status_error(response->status, where, response->header("retry-after")));
     }
     if (!response->header("x-keel-hold").empty()) {
-        co_return fail("held", where + " answers from a hold; point caches[].lookup at a server block with keel_hold off");
+        co_return fail(
+            "held",
+            where +
+                " answers from a hold; point caches[].lookup at a server block with keel_hold off");
     }
     const auto digest = Digest::parse(response->header("docker-content-digest"));
     const ManifestKind kind = manifest_kind(response->header("content-type"));
@@ -198,7 +208,8 @@ const Content* Registry::known_content(const Digest& digest) {
         return nullptr;
     }
     Expected<Content> content = Content::from_json(row->json);
-    return content ? &contents_.insert_or_assign(digest, std::move(*content)).first->second : nullptr;
+    return content ? &contents_.insert_or_assign(digest, std::move(*content)).first->second
+                   : nullptr;
 }
 
 void Registry::remember(const Content& content) {
@@ -206,10 +217,12 @@ void Registry::remember(const Content& content) {
     ledger_.put(ContentRow{content.digest.to_string(), content.to_json()});
 }
 
-Task<Expected<Content>> Registry::content(Tag tag, Digest digest, std::vector<std::string> platforms) {
+Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
+                                          std::vector<std::string> platforms) {
     const auto wanted = [&platforms](const PlatformContent& entry) {
         return entry.config.empty() &&
-               (platforms.empty() || std::ranges::find(platforms, entry.platform) != platforms.end());
+               (platforms.empty() ||
+                std::ranges::find(platforms, entry.platform) != platforms.end());
     };
     Content content;
     if (const Content* known = known_content(digest)) {
@@ -226,15 +239,18 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest, std::vector<st
     if (content.digest.empty()) {
         ++metrics_.content;
         const std::string reference = digest.to_string();
-        const Expected<HttpResponse> response = co_await ask(*path, method, tag.repository, reference);
+        const Expected<HttpResponse> response =
+            co_await ask(*path, method, tag.repository, reference);
         if (!response) {
             co_return tl::unexpected<Error>(response.error());
         }
         if (response->status != 200) {
-            const std::string where = path->base + " (" + tag.repository + "@" + digest.to_string() + ")";
+            const std::string where =
+                path->base + " (" + tag.repository + "@" + digest.to_string() + ")";
             co_return tl::unexpected<Error>(status_error(response->status, where, ""));
         }
-        Expected<Content> read = Content::from_manifest(digest, response->header("content-type"), response->body);
+        Expected<Content> read =
+            Content::from_manifest(digest, response->header("content-type"), response->body);
         if (!read) {
             co_return read;
         }
@@ -246,12 +262,14 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest, std::vector<st
         }
         ++metrics_.content;
         const std::string reference = entry.manifest.to_string();
-        const Expected<HttpResponse> response = co_await ask(*path, method, tag.repository, reference);
+        const Expected<HttpResponse> response =
+            co_await ask(*path, method, tag.repository, reference);
         if (!response || response->status != 200) {
-            continue;  // not every platform of an index is complete in every cache; it stays unknown
+            continue;  // not every platform of an index is complete in every cache; it stays
+                       // unknown
         }
-        const Expected<Content> child =
-            Content::from_manifest(entry.manifest, response->header("content-type"), response->body);
+        const Expected<Content> child = Content::from_manifest(
+            entry.manifest, response->header("content-type"), response->body);
         if (child && child->kind == ManifestKind::image) {
             entry.config = child->platforms.front().config;
         }

@@ -31,36 +31,40 @@ struct RegistryMetrics {
 };
 
 class Registry {
-public:
+  public:
     Registry(HttpClient& http, const Config& config, Ledger& ledger);
 
-    // HEAD of the tag with the full Accept, the way a node's pull goes. Errors: "no-path" (no cache and no direct address
-    // for this registry), "held" (the look-up path answers from a hold: a configuration error), "not-found", "denied",
-    // "rate-limited", "unavailable", "not-comparable", and HttpClient's. None of them says anything about the tag (D8).
+    // HEAD of the tag with the full Accept, the way a node's pull goes. Errors: "no-path" (no cache
+    // and no direct address for this registry), "held" (the look-up path answers from a hold: a
+    // configuration error), "not-found", "denied", "rate-limited", "unavailable", "not-comparable",
+    // and HttpClient's. None of them says anything about the tag (D8).
     [[nodiscard]] Task<Expected<Answer>> look_up(Tag tag);
 
-    // The second source: registries.*.upstream, asked anonymously, token challenge answered. "no-second-source" if none.
+    // The second source: registries.*.upstream, asked anonymously, token challenge answered.
+    // "no-second-source" if none.
     [[nodiscard]] Task<Expected<Answer>> ask_upstream(Tag tag);
 
-    // What `digest` holds; from the ledger where it is known, else fetched by the tag's path and kept. `platforms`: fetch
-    // config digests for these only; empty: for all.
-    [[nodiscard]] Task<Expected<Content>> content(Tag tag, Digest digest, std::vector<std::string> platforms);
+    // What `digest` holds; from the ledger where it is known, else fetched by the tag's path and
+    // kept. `platforms`: fetch config digests for these only; empty: for all.
+    [[nodiscard]] Task<Expected<Content>> content(Tag tag, Digest digest,
+                                                  std::vector<std::string> platforms);
     // Only what is known already.
     [[nodiscard]] const Content* known_content(const Digest& digest);
 
     [[nodiscard]] bool has_second_source(const std::string& registry) const;
     [[nodiscard]] const RegistryMetrics& metrics() const { return metrics_; }
 
-private:
+  private:
     struct Path {
         std::string base;    // "http://host:port"
         std::string suffix;  // "?ns=docker.io" or empty
         std::string source;
     };
     [[nodiscard]] Expected<Path> path_for(const std::string& registry) const;
-    [[nodiscard]] Task<Expected<HttpResponse>> ask(Path path, std::string method, std::string repository,
-                                                   std::string reference);
-    [[nodiscard]] Task<Expected<HttpResponse>> ask_with_token(HttpRequest request, std::string challenge);
+    [[nodiscard]] Task<Expected<HttpResponse>> ask(Path path, std::string method,
+                                                   std::string repository, std::string reference);
+    [[nodiscard]] Task<Expected<HttpResponse>> ask_with_token(HttpRequest request,
+                                                              std::string challenge);
     [[nodiscard]] Task<Expected<Answer>> head(Path path, Tag tag);
     void remember(const Content& content);
 

@@ -1,4 +1,5 @@
-// What the pods of a workload say about a rollout: the table "seen while verifying" of the design, as a function. Pure.
+// What the pods of a workload say about a rollout: the table "seen while verifying" of the design,
+// as a function. Pure.
 #pragma once
 
 #include <functional>
@@ -34,6 +35,7 @@ struct Finding {
 // `at_deadline`: what has not arrived by now is told by its cause instead of being waited for.
 [[nodiscard]] Finding inspect(const std::vector<Pod>& updated, const std::vector<Target>& targets,
                               const std::map<std::string, std::string>& platform_of_node,
-                              const std::function<const Content*(const Digest&)>& content, bool at_deadline);
+                              const std::function<const Content*(const Digest&)>& content,
+                              bool at_deadline);
 
 }  // namespace keel

@@ -49,7 +49,8 @@ void Pacing::give_back(const std::string& ns, Time at) {
 int Pacing::used(Time now) {
     forget(now);
     const Time start = now - config_.cluster.per;
-    return static_cast<int>(std::ranges::count_if(taken_, [start](const auto& one) { return one.first > start; }));
+    return static_cast<int>(
+        std::ranges::count_if(taken_, [start](const auto& one) { return one.first > start; }));
 }
 
 void Pacing::forget(Time now) {

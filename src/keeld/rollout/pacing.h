@@ -1,4 +1,5 @@
-// How many rollouts may start: a sliding window over the times at which rollouts were intended. Pure.
+// How many rollouts may start: a sliding window over the times at which rollouts were intended.
+// Pure.
 #pragma once
 
 #include <deque>
@@ -13,11 +14,13 @@
 namespace keel {
 
 class Pacing {
-public:
-    // `history`: the intended times of the past, with their namespaces, in any order (from the ledger: R5 holds over restarts).
+  public:
+    // `history`: the intended times of the past, with their namespaces, in any order (from the
+    // ledger: R5 holds over restarts).
     Pacing(PacingConfig config, std::vector<std::pair<Time, std::string>> history);
 
-    // When a rollout in `ns` may start: nullopt is now, else the earliest time at which a place is free.
+    // When a rollout in `ns` may start: nullopt is now, else the earliest time at which a place is
+    // free.
     [[nodiscard]] std::optional<Time> next_free(const std::string& ns, Time now);
     // Takes a place at `at`; give_back with the same arguments if nothing was intended after all.
     void take(const std::string& ns, Time at);
@@ -27,8 +30,9 @@ public:
     [[nodiscard]] int used(Time now);
     [[nodiscard]] const PacingConfig& config() const { return config_; }
 
-private:
-    [[nodiscard]] std::optional<Time> free_at(const Rate& rate, const std::string* ns, Time now) const;
+  private:
+    [[nodiscard]] std::optional<Time> free_at(const Rate& rate, const std::string* ns,
+                                              Time now) const;
     void forget(Time now);
 
     PacingConfig config_;

@@ -18,10 +18,14 @@ constexpr auto kSettle = std::chrono::seconds(1);
 constexpr auto kBaselineRetry = std::chrono::seconds(5);
 
 // What makes a decision another one than before.
-std::string signature(const Entry& line) { return line.uid + line.code + line.container + line.to; }
+std::string signature(const Entry& line) {
+    return line.uid + line.code + line.container + line.to;
+}
 
 // Passing states of keeld itself: told by the API, not worth a line in the log.
-bool is_passing(Reason reason) { return reason == Reason::no_baseline || reason == Reason::no_answer; }
+bool is_passing(Reason reason) {
+    return reason == Reason::no_baseline || reason == Reason::no_answer;
+}
 
 }  // namespace
 
@@ -63,7 +67,8 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
         [this](const Digest& digest) { return parts_.registry.known_content(digest); },
         [this](const Digest& digest) {
             const auto found = failed_.find(digest);
-            return found != failed_.end() && found->second.times >= kLost ? &found->second.text : nullptr;
+            return found != failed_.end() && found->second.times >= kLost ? &found->second.text
+                                                                          : nullptr;
         },
         [this](const std::string& uid, const Target& target) {
             return parts_.rollouts != nullptr ? parts_.rollouts->rejected(uid, target) : nullptr;
@@ -79,7 +84,8 @@ bool Planner::in_use(const Tag& tag) const {
     return std::ranges::any_of(parts_.catalogue.consumers(tag), [this](const WorkloadKey& key) {
         const CatalogueEntry* entry = parts_.catalogue.find(key);
         return entry != nullptr &&
-               standing_of(entry->object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours;
+               standing_of(entry->object, parts_.catalogue.find_namespace(key.ns), parts_.config)
+                   .ours;
     });
 }
 
@@ -117,7 +123,8 @@ void Planner::consider(const WorkloadKey& key) {
             continue;
         }
         parts_.schedule.follow(*one.tag);
-        if (one.reason == Reason::revert_unconfirmed && parts_.registry.has_second_source(one.tag->registry)) {
+        if (one.reason == Reason::revert_unconfirmed &&
+            parts_.registry.has_second_source(one.tag->registry)) {
             parts_.schedule.want_confirmation(*one.tag);
         }
     }
@@ -130,10 +137,13 @@ void Planner::consider(const WorkloadKey& key) {
     }
 }
 
-void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry, const WorkloadVerdict& verdict) {
-    const bool asking = std::ranges::any_of(verdict.containers, [this](const ContainerVerdict& one) {
-        return one.reason == Reason::revert_unconfirmed && parts_.schedule.confirmation_under_way(*one.tag);
-    });
+void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
+                           const WorkloadVerdict& verdict) {
+    const bool asking =
+        std::ranges::any_of(verdict.containers, [this](const ContainerVerdict& one) {
+            return one.reason == Reason::revert_unconfirmed &&
+                   parts_.schedule.confirmation_under_way(*one.tag);
+        });
     if (is_passing(verdict.reason) || asking) {
         return;
     }
@@ -185,13 +195,15 @@ void Planner::fetch(const WorkloadVerdict::Want& want) {
 
 Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
     const std::vector<std::string> platforms = parts_.pods.platforms();
-    const Expected<Content> content = co_await parts_.registry.content(want.tag, want.digest, platforms);
+    const Expected<Content> content =
+        co_await parts_.registry.content(want.tag, want.digest, platforms);
     if (content) {
         failed_.erase(want.digest);
         fetched(want.digest);
         co_return;
     }
-    // One time-out is not a loss: only what fails again and again is told, and compared by digest alone.
+    // One time-out is not a loss: only what fails again and again is told, and compared by digest
+    // alone.
     Failure& failure = failed_[want.digest];
     ++failure.times;
     failure.text = content.error().text;
@@ -217,7 +229,8 @@ std::set<std::string> Planner::unread_namespaces() const {
     std::set<std::string> names;
     for (const auto& [key, entry] : parts_.catalogue.workloads()) {
         if (!read_.contains(key.ns) && !names.contains(key.ns) &&
-            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours) {
+            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config)
+                .ours) {
             names.insert(key.ns);
         }
     }
@@ -227,7 +240,8 @@ std::set<std::string> Planner::unread_namespaces() const {
 // Enrolled workloads whose pods have settled since they changed.
 std::vector<WorkloadKey> Planner::stale_workloads() const {
     std::vector<WorkloadKey> keys;
-    // One that is under way reads them itself; one that waits must hear that somebody else restarted its workload.
+    // One that is under way reads them itself; one that waits must hear that somebody else
+    // restarted its workload.
     const auto under_way = [this](const WorkloadKey& key) {
         const std::optional<RolloutRow> rollout = parts_.rollouts->active(key);
         return rollout && rollout->state != "waiting";
@@ -236,7 +250,8 @@ std::vector<WorkloadKey> Planner::stale_workloads() const {
         const bool unknown = !entry.running.known && read_.contains(key.ns);
         const bool settled = entry.running.stale && entry.object.rolled_out();
         if ((unknown || settled) && key.kind != WorkloadKind::cron_job &&
-            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config).ours &&
+            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config)
+                .ours &&
             !under_way(key)) {
             keys.push_back(key);
         }
@@ -261,7 +276,8 @@ Task<void> Planner::run_baseline() {
             }
         }
         if (!unread.empty()) {
-            malloc_trim(0);  // what reading so many pods took goes back to the system: the heap would keep it for good
+            malloc_trim(0);  // what reading so many pods took goes back to the system: the heap
+                             // would keep it for good
         }
         baseline_done_ = baseline_done_ || baseline_problem_.empty();
         const std::vector<WorkloadKey> stale = stale_workloads();

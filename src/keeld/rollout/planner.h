@@ -1,5 +1,6 @@
-// Compares what is with what should be, for every workload that something was learned about, and offers what is due.
-// Level-triggered: it never depends on having seen an event, only on the state it finds.
+// Compares what is with what should be, for every workload that something was learned about, and
+// offers what is due. Level-triggered: it never depends on having seen an event, only on the state
+// it finds.
 #pragma once
 
 #include <map>
@@ -25,7 +26,7 @@ namespace keel {
 class Rollouts;
 
 class Planner {
-public:
+  public:
     struct Parts {
         Loop& loop;
         const Config& config;
@@ -40,7 +41,8 @@ public:
     };
     explicit Planner(Parts parts);
 
-    // Something about the workload, or the tag, is to be judged again. Cheap; the work is done by run().
+    // Something about the workload, or the tag, is to be judged again. Cheap; the work is done by
+    // run().
     void reconsider(const WorkloadKey& key);
     void reconsider(const Tag& tag);
 
@@ -51,8 +53,8 @@ public:
 
     // Judges what is to be judged until stop().
     [[nodiscard]] Task<void> run();
-    // Reads what runs in enrolled namespaces: all of them once, then those that come to be enrolled, and the pods of single
-    // workloads after they changed.
+    // Reads what runs in enrolled namespaces: all of them once, then those that come to be
+    // enrolled, and the pods of single workloads after they changed.
     [[nodiscard]] Task<void> run_baseline();
     void start();  // workloads and namespaces are listed: from now on there are verdicts
     void stop();
@@ -60,9 +62,10 @@ public:
     [[nodiscard]] bool baseline_done() const { return baseline_done_; }
     [[nodiscard]] const std::string& baseline_problem() const { return baseline_problem_; }
 
-private:
+  private:
     void consider(const WorkloadKey& key);
-    void log_decision(const WorkloadKey& key, const CatalogueEntry& entry, const WorkloadVerdict& verdict);
+    void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
+                      const WorkloadVerdict& verdict);
     void fetch(const WorkloadVerdict::Want& want);
     Task<void> fetch_content(WorkloadVerdict::Want want);
     void fetched(const Digest& digest);
@@ -71,14 +74,15 @@ private:
 
     Parts parts_;
     std::set<WorkloadKey> dirty_;
-    std::map<WorkloadKey, std::string> decided_;    // the newest decision in the ledger, as one text
-    std::map<Digest, std::set<Tag>> fetching_;  // contents on their way, and whose workloads wait for them
+    std::map<WorkloadKey, std::string> decided_;  // the newest decision in the ledger, as one text
+    std::map<Digest, std::set<Tag>>
+        fetching_;  // contents on their way, and whose workloads wait for them
     struct Failure {
         int times = 0;
         std::string text;
     };
-    std::unordered_map<Digest, Failure> failed_;    // contents that were not to be had, and why
-    std::set<std::string> read_;                    // namespaces whose pods are known
+    std::unordered_map<Digest, Failure> failed_;  // contents that were not to be had, and why
+    std::set<std::string> read_;                  // namespaces whose pods are known
     Signal wake_;
     Signal baseline_wake_;
     std::string baseline_problem_;

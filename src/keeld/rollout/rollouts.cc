@@ -26,22 +26,31 @@ std::string random_id() {
     return id;
 }
 
-std::string rejection_key(const std::string& uid, const std::string& tag, const std::string& digest) {
+std::string rejection_key(const std::string& uid, const std::string& tag,
+                          const std::string& digest) {
     return uid + " " + tag + " " + digest;
 }
 
-// The narrowest patch that restarts: one template annotation, for this very object in this very state.
+// The narrowest patch that restarts: one template annotation, for this very object in this very
+// state.
 std::string restart_patch(const Workload& workload, const RolloutRow& row) {
-    const Json root(json_pack("{s:{s:s,s:s},s:{s:{s:{s:{s:s}}}}}", "metadata", "uid", workload.uid.c_str(),
-                              "resourceVersion", workload.resource_version.c_str(), "spec", "template",
-                              "metadata", "annotations", row.marker_key.c_str(), row.marker.c_str()));
+    const Json root(json_pack("{s:{s:s,s:s},s:{s:{s:{s:{s:s}}}}}", "metadata", "uid",
+                              workload.uid.c_str(), "resourceVersion",
+                              workload.resource_version.c_str(), "spec", "template", "metadata",
+                              "annotations", row.marker_key.c_str(), row.marker.c_str()));
     return dump_json(root.get());
 }
 
 // Only these say for certain that nothing was applied; after anything else the object tells.
 bool nothing_was_written(const Error& error) {
-    static const char* const kCertain[] = {"invalid", "bad-request", "forbidden", "unauthorized", "credentials",
-                                           "too-many-requests", "method-not-allowed", "unsupported-media-type",
+    static const char* const kCertain[] = {"invalid",
+                                           "bad-request",
+                                           "forbidden",
+                                           "unauthorized",
+                                           "credentials",
+                                           "too-many-requests",
+                                           "method-not-allowed",
+                                           "unsupported-media-type",
                                            "request-entity-too-large"};
     return std::ranges::find(kCertain, error.code) != std::end(kCertain);
 }
@@ -54,7 +63,8 @@ struct Asked {
     bool all = true;  // every one was answered
 };
 
-Task<void> ask_into(std::function<Task<Expected<Answer>>(Tag)> look_up, Tag tag, std::shared_ptr<Asked> asked) {
+Task<void> ask_into(std::function<Task<Expected<Answer>>(Tag)> look_up, Tag tag,
+                    std::shared_ptr<Asked> asked) {
     const Expected<Answer> answer = co_await look_up(std::move(tag));
     asked->all = asked->all && answer.has_value();
     --asked->left;
@@ -95,8 +105,9 @@ std::vector<Target> targets_from_json(const std::string& json) {
 Rollouts::Rollouts(Parts parts)
     : parts_(std::move(parts)),
       pacing_(parts_.config.pacing,
-              parts_.ledger.intended_since(parts_.clock.now() - std::max(parts_.config.pacing.cluster.per,
-                                                                         parts_.config.pacing.ns.per))) {
+              parts_.ledger.intended_since(
+                  parts_.clock.now() -
+                  std::max(parts_.config.pacing.cluster.per, parts_.config.pacing.ns.per))) {
     for (const RejectedRow& row : parts_.ledger.rejected()) {
         rejected_[rejection_key(row.uid, row.tag, row.digest)] = row.text;
     }
@@ -120,20 +131,25 @@ Rollouts::~Rollouts() = default;
 
 Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> targets) {
     const bool final = row.state == "done" || row.reason == "stalled";
-    return Ended{std::move(targets), row.text, final, row.reason == "stale-pull" ? row.attempt + 1 : 1};
+    return Ended{std::move(targets), row.text, final,
+                 row.reason == "stale-pull" ? row.attempt + 1 : 1};
 }
 
-bool Rollouts::may_write() const { return parts_.config.mode == Mode::act && parts_.lease.held(); }
+bool Rollouts::may_write() const {
+    return parts_.config.mode == Mode::act && parts_.lease.held();
+}
 
 const std::string* Rollouts::rejected(const std::string& uid, const Target& target) const {
-    const auto found = rejected_.find(rejection_key(uid, target.tag.to_string(), target.to.to_string()));
+    const auto found =
+        rejected_.find(rejection_key(uid, target.tag.to_string(), target.to.to_string()));
     return found != rejected_.end() ? &found->second : nullptr;
 }
 
 const std::string* Rollouts::stalled(const std::string& uid, const Target& target) const {
     const auto found = ended_.find(uid);
-    const bool tried = found != ended_.end() && found->second.final &&
-                       std::ranges::find(found->second.targets, target) != found->second.targets.end();
+    const bool tried =
+        found != ended_.end() && found->second.final &&
+        std::ranges::find(found->second.targets, target) != found->second.targets.end();
     return tried ? &found->second.text : nullptr;
 }
 
@@ -154,8 +170,6 @@ void Rollouts::recover() {
     }
 }
 
-
-
 void Rollouts::stop() {
     stopped_ = true;
     for (const auto& [key, rollout] : active_) {
@@ -169,7 +183,8 @@ void Rollouts::notify(const WorkloadKey& key) {
     }
 }
 
-// The longest waiting first: under a full window the place goes to it, not to the first name in the alphabet.
+// The longest waiting first: under a full window the place goes to it, not to the first name in the
+// alphabet.
 void Rollouts::wake_waiting() {
     std::vector<Handle> waiting;
     for (const auto& [key, rollout] : active_) {
@@ -206,7 +221,8 @@ void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     row.marker_key = parts_.config.defaults.restart_key;
     row.created = parts_.clock.now();
     const auto last = ended_.find(row.uid);
-    row.attempt = last != ended_.end() && last->second.targets == rollout->targets ? last->second.attempt : 1;
+    row.attempt =
+        last != ended_.end() && last->second.targets == rollout->targets ? last->second.attempt : 1;
     const TagInfo* info = parts_.tags.find(rollout->targets.front().tag);
     row.cause = info != nullptr ? info->cause : "";
     active_[key] = rollout;
@@ -223,16 +239,20 @@ std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVe
         closed.push_back({Gate::not_leader, std::nullopt, "the Lease is not held by this keeld"});
     }
     if (verdict.needs_approval) {
-        closed.push_back({Gate::awaiting_approval, std::nullopt, "the target is older than what runs, and reverts is ask"});
+        closed.push_back({Gate::awaiting_approval, std::nullopt,
+                          "the target is older than what runs, and reverts is ask"});
     }
     const Time now = parts_.clock.now();
-    if (const auto found = refused_.find(key); found != refused_.end() && found->second.first > now) {
-        closed.push_back({Gate::awaiting_pacing, found->second.first, "the API server refused the last attempt"});
+    if (const auto found = refused_.find(key);
+        found != refused_.end() && found->second.first > now) {
+        closed.push_back({Gate::awaiting_pacing, found->second.first,
+                          "the API server refused the last attempt"});
     }
     if (const auto free = pacing_.next_free(key.ns, now)) {
         closed.push_back({Gate::awaiting_pacing, *free, "the pacing limit is reached"});
     } else if (parts_.config.pacing.concurrent > 0 && running_ >= parts_.config.pacing.concurrent) {
-        closed.push_back({Gate::awaiting_pacing, std::nullopt, "as many rollouts as allowed are under way"});
+        closed.push_back(
+            {Gate::awaiting_pacing, std::nullopt, "as many rollouts as allowed are under way"});
     }
     return closed;
 }
@@ -250,7 +270,8 @@ std::vector<RolloutRow> Rollouts::all_active() const {
     return rows;
 }
 
-// ---- The runbook ---------------------------------------------------------------------------------------------------
+// ---- The runbook
+// ---------------------------------------------------------------------------------------------------
 
 Task<void> Rollouts::run(Handle rollout) {
     if (rollout->row.state == "waiting") {
@@ -287,7 +308,8 @@ Task<bool> Rollouts::wait_for_turn(Handle rollout) {
         if (pull == Pull::gets_target && !stopped_) {
             co_return true;
         }
-        // Something else is to be pulled now, or nobody answers: its place goes to another meanwhile.
+        // Something else is to be pulled now, or nobody answers: its place goes to another
+        // meanwhile.
         enter(rollout, "waiting");
         give_place_back(rollout);
         if (pull == Pull::unanswered) {
@@ -333,7 +355,8 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
         Steady::time_point wake = Steady::now() + std::chrono::minutes(1);
         for (const ClosedGate& gate : closed) {
             if (gate.until) {
-                const Steady::duration left = std::max(*gate.until - parts_.clock.now(), Millis{10});
+                const Steady::duration left =
+                    std::max(*gate.until - parts_.clock.now(), Millis{10});
                 wake = std::min(wake, Steady::now() + left);
             }
         }
@@ -342,8 +365,8 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
     co_return false;
 }
 
-// The gate that counts, right before the write: what a pull would get now, for every container that will pull, is the
-// target; and what runs is what the verdict was made from.
+// The gate that counts, right before the write: what a pull would get now, for every container that
+// will pull, is the target; and what runs is what the verdict was made from.
 Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
     std::set<Tag> tags;
     if (const CatalogueEntry* entry = parts_.catalogue.find(rollout->key)) {
@@ -374,8 +397,9 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
         }
     }
     const std::vector<Target> before = rollout->targets;
-    const bool same = still_due(rollout) && rollout->targets == before && !rollout->verdict.needs_approval;
-    co_return same && may_write() ? Pull::gets_target : Pull::gets_other;
+    const bool same =
+        still_due(rollout) && rollout->targets == before && !rollout->verdict.needs_approval;
+    co_return same&& may_write() ? Pull::gets_target : Pull::gets_other;
 }
 
 Task<bool> Rollouts::intend(Handle rollout) {
@@ -394,7 +418,8 @@ Task<bool> Rollouts::intend(Handle rollout) {
     parts_.ledger.put(row);
     log(rollout, EntryKind::intended, "restart", row.marker_key + ": " + row.marker);
     const bool at_once = co_await make_durable(rollout);
-    // After a wait for the disk the world may be another one: look and judge again before the write.
+    // After a wait for the disk the world may be another one: look and judge again before the
+    // write.
     rollout->recovered = !at_once;
     ++metrics_.intended;
     co_return !stopped_;
@@ -419,11 +444,13 @@ Task<Rollouts::Applied> Rollouts::apply(Handle rollout) {
     co_return Applied::stopped;
 }
 
-// yes: the marker is there. superseded: ended. refused: not written, and still due: to be written with the same bytes.
+// yes: the marker is there. superseded: ended. refused: not written, and still due: to be written
+// with the same bytes.
 Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
     const std::string path = rollout->key.path();
     std::optional<Steady::time_point> unanswered_since;
-    bool looked = false;  // whether it was written is to be known in any mode and without the Lease; what follows is not
+    bool looked = false;  // whether it was written is to be known in any mode and without the
+                          // Lease; what follows is not
     while (!stopped_) {
         if (looked && parts_.config.mode == Mode::act && !parts_.lease.held()) {
             co_await rollout->changed.wait_until(Steady::now() + kLookAgain);
@@ -443,7 +470,8 @@ Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
         }
         looked = true;
         const std::int64_t generation = workload->generation;
-        const bool ours = workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
+        const bool ours =
+            workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
         parts_.catalogue.answered(std::move(*workload));
         if (ours) {
             rollout->row.generation = generation;
@@ -468,13 +496,15 @@ Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
         }
         rollout->targets = before;
         if (pull == Pull::gets_other && may_write()) {
-            end(rollout, "superseded", "not-due", "its target was not due any more before it was written");
+            end(rollout, "superseded", "not-due",
+                "its target was not due any more before it was written");
             co_return Applied::superseded;
         }
         unanswered_since = unanswered_since.value_or(Steady::now());
         if (pull == Pull::unanswered && Steady::now() - *unanswered_since >= kAskAgain) {
             end(rollout, "superseded", std::string(to_string(Reason::target_not_pullable)),
-                "not written: what a pull would get could not be asked; it waits again without a place");
+                "not written: what a pull would get could not be asked; it waits again without a "
+                "place");
             co_return Applied::superseded;
         }
         co_await rollout->changed.wait_until(Steady::now() + kLookAgain);
@@ -523,7 +553,8 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     auto& [until, times] = refused_[rollout->key];
     times = std::min(times + 1, 7);
     until = parts_.clock.now() + Millis{30'000} * (1 << (times - 1));
-    pacing_.give_back(rollout->row.ns, rollout->row.intended);  // nothing was written: it costs no place
+    pacing_.give_back(rollout->row.ns,
+                      rollout->row.intended);  // nothing was written: it costs no place
     rollout->row.intended = Time{};
     log(rollout, EntryKind::refused, error.code, error.text);
     end(rollout, "failed", "refused", "the API server refused the patch: " + error.text);
@@ -538,7 +569,8 @@ Task<void> Rollouts::verify(Handle rollout) {
         row.deadline = row.applied + parts_.config.defaults.deadline.value_or(own);
         parts_.ledger.put(row);
     }
-    // The deadline itself runs on the monotonic clock; what is left of it after a restart comes from the wall clock.
+    // The deadline itself runs on the monotonic clock; what is left of it after a restart comes
+    // from the wall clock.
     const Steady::time_point deadline = Steady::now() + (row.deadline - parts_.clock.now());
     if (row.state != "verifying") {
         enter(rollout, "verifying");
@@ -555,11 +587,14 @@ Task<void> Rollouts::verify(Handle rollout) {
             return info != nullptr && info->current != target.to;
         });
         if (moved) {
-            end(rollout, "superseded", "tag-moved", "the tag moved again before its pods were proven");
+            end(rollout, "superseded", "tag-moved",
+                "the tag moved again before its pods were proven");
             co_return;
         }
         const bool arrived = workload->generation >= row.generation && workload->rolled_out();
-        const bool late = Steady::now() >= deadline || (workload->deadline_exceeded && workload->observed_generation >= row.generation);
+        const bool late =
+            Steady::now() >= deadline ||
+            (workload->deadline_exceeded && workload->observed_generation >= row.generation);
         Steady::time_point wake = deadline;
         if (arrived || late) {
             const Expected<Finding> finding = co_await look_at_pods(rollout, late);
@@ -583,45 +618,55 @@ Task<Expected<Finding>> Rollouts::look_at_pods(Handle rollout, bool at_deadline)
         platforms[pod.node] = platform;
         // What they report may be a digest never met before: resolve it, so that content decides.
         for (const ContainerStatus& status : pod.containers) {
-            const std::optional<Digest> reported = Digest::parse(digest_of_image_id(status.image_id));
-            const auto target = std::ranges::find_if(rollout->targets, [&status](const Target& one) {
-                return one.container == status.name;
-            });
+            const std::optional<Digest> reported =
+                Digest::parse(digest_of_image_id(status.image_id));
+            const auto target = std::ranges::find_if(
+                rollout->targets,
+                [&status](const Target& one) { return one.container == status.name; });
             if (reported && target != rollout->targets.end() && *reported != target->to) {
                 const Tag tag = target->tag;
                 const std::vector<std::string> wanted = parts_.pods.platforms();
-                const Expected<Content> content = co_await parts_.registry.content(tag, *reported, wanted);
+                const Expected<Content> content =
+                    co_await parts_.registry.content(tag, *reported, wanted);
                 (void)content;  // not to be had: cannot tell
             }
         }
     }
-    const auto content = [this](const Digest& digest) { return parts_.registry.known_content(digest); };
+    const auto content = [this](const Digest& digest) {
+        return parts_.registry.known_content(digest);
+    };
     co_return inspect(pods->updated, rollout->targets, platforms, content, at_deadline);
 }
 
 // What is seen while verifying decides (design.md 5). True: ended.
 bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_deadline) {
     RolloutRow& row = rollout->row;
-    const std::string counted = std::to_string(finding.proven) + " of " + std::to_string(finding.pods) + " new pods run the target";
+    const std::string counted = std::to_string(finding.proven) + " of " +
+                                std::to_string(finding.pods) + " new pods run the target";
     switch (finding.arrival) {
         case Arrival::proven:
-            // Beyond the deadline the pods that are there may be well while others are still missing.
+            // Beyond the deadline the pods that are there may be well while others are still
+            // missing.
             if (at_deadline && (object(rollout) == nullptr || !object(rollout)->rolled_out())) {
-                end(rollout, "failed", "stalled", counted + "; not all are there by the deadline, and none of them is unwell");
+                end(rollout, "failed", "stalled",
+                    counted + "; not all are there by the deadline, and none of them is unwell");
                 return true;
             }
             log(rollout, EntryKind::verified, "proven", counted);
             end(rollout, "done", "proven", counted);
             return true;
         case Arrival::later:
-            end(rollout, "superseded", "later-digest", finding.text + ", a later digest of the tag");
+            end(rollout, "superseded", "later-digest",
+                finding.text + ", a later digest of the tag");
             return true;
         case Arrival::previous:
             if (row.attempt < kMaxAttempts) {
-                end(rollout, "superseded", "stale-pull", finding.text + " after the restart: a stale pull, tried once more");
+                end(rollout, "superseded", "stale-pull",
+                    finding.text + " after the restart: a stale pull, tried once more");
                 return true;
             }
-            end(rollout, "failed", "stalled", finding.text + " after two restarts: pulls on that node do not get the target");
+            end(rollout, "failed", "stalled",
+                finding.text + " after two restarts: pulls on that node do not get the target");
             return true;
         case Arrival::crashing:
             reject(rollout, finding);
@@ -634,13 +679,15 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
             if (!at_deadline) {
                 return false;
             }
-            end(rollout, "failed", "stalled", "deadline passed: " + finding.text + "; not a fault of the content");
+            end(rollout, "failed", "stalled",
+                "deadline passed: " + finding.text + "; not a fault of the content");
             return true;
     }
     return false;
 }
 
-// ---- Small steps ---------------------------------------------------------------------------------------------------
+// ---- Small steps
+// ---------------------------------------------------------------------------------------------------
 
 // Judges again; keeps targets and verdict up to date while nothing is intended.
 bool Rollouts::still_due(const Handle& rollout) {
@@ -661,9 +708,12 @@ const Workload* Rollouts::object(const Handle& rollout) const {
     return entry != nullptr && entry->object.uid == rollout->row.uid ? &entry->object : nullptr;
 }
 
-void Rollouts::enter(const Handle& rollout, const std::string& state) { rollout->row.state = state; }
+void Rollouts::enter(const Handle& rollout, const std::string& state) {
+    rollout->row.state = state;
+}
 
-void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& code, const std::string& text) {
+void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& code,
+                   const std::string& text) {
     for (const Target& target : rollout->targets) {
         Entry entry;
         entry.at = parts_.clock.now();
@@ -723,7 +773,8 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
         metrics_.superseded += state == "superseded" ? 1 : 0;
         metrics_.stalled += reason == "stalled" ? 1 : 0;
     }
-    if (const auto found = active_.find(rollout->key); found != active_.end() && found->second == rollout) {
+    if (const auto found = active_.find(rollout->key);
+        found != active_.end() && found->second == rollout) {
         active_.erase(found);
     }
     parts_.reconsider(rollout->key);

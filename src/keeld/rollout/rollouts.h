@@ -1,9 +1,11 @@
-// Rollouts: one workload going to one target, as a coroutine that reads like the runbook it replaces.
+// Rollouts: one workload going to one target, as a coroutine that reads like the runbook it
+// replaces.
 //
 //   waiting → preflight → rolling → verifying → done, or failed, superseded
 //
-// A rollout is written to the ledger with its intent, before anything is written to the cluster; while it waits it is only
-// computed, so nothing waits for ever. After a restart open rollouts go on from what the object and the ledger say.
+// A rollout is written to the ledger with its intent, before anything is written to the cluster;
+// while it waits it is only computed, so nothing waits for ever. After a restart open rollouts go
+// on from what the object and the ledger say.
 #pragma once
 
 #include <functional>
@@ -39,7 +41,7 @@ struct ClosedGate {
 };
 
 class Rollouts {
-public:
+  public:
     // What rollouts need of the rest. References outlive the object.
     struct Parts {
         Loop& loop;
@@ -62,7 +64,8 @@ public:
     explicit Rollouts(Parts parts);
     ~Rollouts();
 
-    // Goes on with what the ledger has open. To be called once, when workloads are listed and before anything is offered.
+    // Goes on with what the ledger has open. To be called once, when workloads are listed and
+    // before anything is offered.
     void recover();
     // A restart of this workload is due. Starts waiting for it, or refreshes what it waits for.
     void offer(const WorkloadKey& key, const WorkloadVerdict& verdict);
@@ -73,13 +76,14 @@ public:
     // Ends all coroutines at their next step; rows stay open.
     void stop();
 
-    // Why this very target is not tried again, or null: it failed here (rejected), or it was rolled out and did not
-    // arrive (stalled).
+    // Why this very target is not tried again, or null: it failed here (rejected), or it was rolled
+    // out and did not arrive (stalled).
     [[nodiscard]] const std::string* rejected(const std::string& uid, const Target& target) const;
     [[nodiscard]] const std::string* stalled(const std::string& uid, const Target& target) const;
 
     // The gates that keep a due rollout of this workload from starting now.
-    [[nodiscard]] std::vector<ClosedGate> gates(const WorkloadKey& key, const WorkloadVerdict& verdict);
+    [[nodiscard]] std::vector<ClosedGate> gates(const WorkloadKey& key,
+                                                const WorkloadVerdict& verdict);
     // The rollout that is under way or waits, if any.
     [[nodiscard]] std::optional<RolloutRow> active(const WorkloadKey& key) const;
     [[nodiscard]] std::vector<RolloutRow> all_active() const;
@@ -96,17 +100,18 @@ public:
     };
     [[nodiscard]] const Metrics& metrics() const { return metrics_; }
 
-private:
+  private:
     struct Active {
         explicit Active(Loop& loop) : changed(loop) {}
         WorkloadKey key;
         RolloutRow row;
         std::vector<Target> targets;
-        WorkloadVerdict verdict;     // the newest one, while waiting
-        bool recovered = false;      // the object may have been written, or may have changed, since the intent
+        WorkloadVerdict verdict;  // the newest one, while waiting
+        bool recovered =
+            false;  // the object may have been written, or may have changed, since the intent
         Steady::time_point not_before{};  // the gate that counts could not be asked
-        bool place = false;          // counted by pacing at row.intended
-        bool running = false;        // past waiting: counts as one of `concurrent`
+        bool place = false;               // counted by pacing at row.intended
+        bool running = false;             // past waiting: counts as one of `concurrent`
         Signal changed;
     };
     using Handle = std::shared_ptr<Active>;
@@ -129,9 +134,11 @@ private:
     [[nodiscard]] bool may_write() const;
     [[nodiscard]] const Workload* object(const Handle& rollout) const;
     void enter(const Handle& rollout, const std::string& state);
-    void end(const Handle& rollout, const std::string& state, const std::string& reason, const std::string& text);
+    void end(const Handle& rollout, const std::string& state, const std::string& reason,
+             const std::string& text);
     void reject(const Handle& rollout, const Finding& finding);
-    void log(const Handle& rollout, EntryKind kind, const std::string& code, const std::string& text);
+    void log(const Handle& rollout, EntryKind kind, const std::string& code,
+             const std::string& text);
     Task<bool> make_durable(Handle rollout);
 
     Parts parts_;
@@ -145,8 +152,9 @@ private:
         int attempt = 1;     // the next one's number, after a stale pull
     };
     static Ended ended_from(const RolloutRow& row, std::vector<Target> targets);
-    std::map<std::string, Ended> ended_;           // uid → the newest
-    std::map<WorkloadKey, std::pair<Time, int>> refused_;  // the API server refused: not before, and how often
+    std::map<std::string, Ended> ended_;  // uid → the newest
+    std::map<WorkloadKey, std::pair<Time, int>>
+        refused_;  // the API server refused: not before, and how often
     Metrics metrics_;
     int running_ = 0;
     bool stopped_ = false;

@@ -179,7 +179,8 @@ TEST_F(ScheduleTest, D6_TheSecondSourceIsNotAskedForWhatNobodyUsesAnyMore) {
 }
 
 TEST_F(ScheduleTest, P7_AHintOfATagNotYetInUseIsKept) {
-    // A cache tells of a move while workloads are not listed yet: the tag is not in use, and known as fresh.
+    // A cache tells of a move while workloads are not listed yet: the tag is not in use, and known
+    // as fresh.
     unused = {"one"};
     tags.observe(tag("one"), digest('b'), ManifestKind::index, clock.time, "event cache-a");
     schedule.hint(tag("one"));

@@ -13,38 +13,6 @@ bool alive(const Pod& pod) {
     return !pod.finished() && !pod.terminating;
 }
 
-std::string encode_selector(const std::string& selector) {
-    std::string result = "labelSelector=";
-    for (const char c : selector) {
-        switch (c) {
-            case ' ':
-                result += "%20";
-                break;
-            case ',':
-                result += "%2C";
-                break;
-            case '=':
-                result += "%3D";
-                break;
-            case '!':
-                result += "%21";
-                break;
-            case '/':
-                result += "%2F";
-                break;
-            case '(':
-                result += "%28";
-                break;
-            case ')':
-                result += "%29";
-                break;
-            default:
-                result += c;
-        }
-    }
-    return result;
-}
-
 std::string node_platform(const json_t* node) {
     const json_t* info = json_object_get(json_object_get(node, "status"), "nodeInfo");
     const std::string_view os = text_of(info, "operatingSystem");
@@ -205,7 +173,7 @@ Task<Expected<PodReader::Revisions>> PodReader::revisions_of(Workload workload) 
     ClusterClient::ListOptions options;
     options.path = "/apis/apps/v1/namespaces/" + workload.key.ns +
                    (deployment ? "/replicasets" : "/controllerrevisions");
-    options.query = encode_selector(workload.selector);
+    options.query = "labelSelector=" + query_escape(workload.selector);
     options.metadata_only = deployment;
     std::function<void(const json_t*)> each = into<Identity>(revisions, decode_identity);
     std::function<void()> restart = [&revisions] { revisions.clear(); };
@@ -244,7 +212,7 @@ Task<Expected<WorkloadPods>> PodReader::read_workload(WorkloadKey key) {
     std::vector<Pod> pods;
     ClusterClient::ListOptions options;
     options.path = "/api/v1/namespaces/" + key.ns + "/pods";
-    options.query = encode_selector(workload.selector);
+    options.query = "labelSelector=" + query_escape(workload.selector);
     std::function<void(const json_t*)> each = into<Pod>(pods, decode_pod);
     std::function<void()> restart = [&pods] { pods.clear(); };
     const Expected<std::string> done = co_await client_.list(options, each, restart);

@@ -270,8 +270,7 @@ std::vector<RolloutRow> Rollouts::all_active() const {
     return rows;
 }
 
-// ---- The runbook
-// ---------------------------------------------------------------------------------------------------
+// ---- The runbook ----
 
 Task<void> Rollouts::run(Handle rollout) {
     if (rollout->row.state == "waiting") {
@@ -397,9 +396,9 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
         }
     }
     const std::vector<Target> before = rollout->targets;
-    const bool same =
-        still_due(rollout) && rollout->targets == before && !rollout->verdict.needs_approval;
-    co_return same&& may_write() ? Pull::gets_target : Pull::gets_other;
+    const bool same = still_due(rollout) && rollout->targets == before &&
+                      !rollout->verdict.needs_approval && may_write();
+    co_return same ? Pull::gets_target : Pull::gets_other;
 }
 
 Task<bool> Rollouts::intend(Handle rollout) {
@@ -686,8 +685,7 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
     return false;
 }
 
-// ---- Small steps
-// ---------------------------------------------------------------------------------------------------
+// ---- Small steps ----
 
 // Judges again; keeps targets and verdict up to date while nothing is intended.
 bool Rollouts::still_due(const Handle& rollout) {

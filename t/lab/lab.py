@@ -27,12 +27,15 @@ WORKLOADS = ["cronjobs", "jobs", "deployments", "statefulsets", "daemonsets", "r
 
 
 def end_on_signals():
-    """SIGTERM and SIGHUP end the program as Ctrl-C does: by an exception that passes every `with`."""
+    """SIGTERM and SIGHUP end the program as Ctrl-C does: by an exception that passes every `with`.
+
+    SIGINT as well: a program that a shell started in the background was told to ignore it.
+    """
 
     def end(number, _):
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
 
 

@@ -98,8 +98,9 @@ class CutProxy:
         self._close(self.sockets)
 
     def cut_watches(self):
-        """Closes the connections that carry a watch now; returns how many."""
-        return self._close(self.streams)
+        """Closes the connections that carry a watch now; returns how many. `streams` then holds only new ones."""
+        cut, self.streams = self.streams, set()
+        return self._close(cut)
 
     @staticmethod
     def _close(sockets):

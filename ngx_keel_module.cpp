@@ -3,9 +3,9 @@
 
 #include "module/api.h"
 #include "module/conf.h"
+#include "module/helper.h"
 #include "module/ngx.h"
 #include "module/observe.h"
-#include "module/publish.h"
 #include "module/variables.h"
 
 namespace keel::ngx {
@@ -93,7 +93,7 @@ ngx_int_t start(ngx_cycle_t* cycle) noexcept {
     if (http == nullptr) return NGX_OK;
     const auto* conf =
         static_cast<MainConf*>(ngx_http_cycle_get_module_main_conf(cycle, ngx_keel_module));
-    return conf == nullptr ? NGX_OK : prepare_publishing(cycle, *conf);
+    return conf == nullptr ? NGX_OK : prepare_helper(cycle, *conf);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 
 #include "core/signature.h"
 #include "module/api.h"
-#include "module/publish.h"
+#include "module/helper.h"
 #include "module/zone.h"
 
 namespace keel::ngx {
@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::string_view kEventsPath = "/v1/events";
 constexpr std::string_view kPublisherFile = "ngx_keel_publisher.so";
+constexpr std::string_view kDefaultState = "keel";  // below the prefix
 constexpr std::size_t kMaxCacheName = 64;
 
 std::string_view argument(ngx_conf_t* cf, ngx_uint_t index) noexcept {
@@ -187,7 +188,8 @@ char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     std::string_view state;
     for (ngx_uint_t i = 1; i < cf->args->nelts; ++i) {
         const std::string_view text = argument(cf, i);
-        if (option(text, "zone", zone) || option(text, "state", state)) continue;
+        if (option(text, "zone", zone) && !zone.empty()) continue;
+        if (option(text, "state", state) && !state.empty()) continue;
         const ngx_str_t shown = ngx_text(text);
         ngx_conf_log_error(
             NGX_LOG_EMERG, cf, 0,
@@ -200,9 +202,8 @@ char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"keel_zone\" needs zone=NAME:SIZE");
         return conf_error();
     }
-    if (!state.empty() && state != "off" && set_state_directory(cf, main, state) != conf_ok()) {
-        return conf_error();
-    }
+    if (state.data() == nullptr) state = kDefaultState;
+    if (state != "off" && set_state_directory(cf, main, state) != conf_ok()) return conf_error();
     return add_zone(cf, main, zone.substr(0, colon), zone.substr(colon + 1));
 }
 
@@ -440,12 +441,11 @@ ngx_int_t check_conf(ngx_conf_t* cf, MainConf& conf) noexcept {
                 "\"keel_registry\": what the cache's upstream is called");
         return NGX_ERROR;
     }
-    if (conf.companions == nullptr) return NGX_OK;
-    if (conf.cache_name.data == nullptr) {
+    if (conf.companions != nullptr && conf.cache_name.data == nullptr) {
         missing(cf, "keel_companion", conf.companion_place, "\"keel_cache_name\"");
         return NGX_ERROR;
     }
-    return add_helper(cf, conf);
+    return conf.companions != nullptr || conf.state != nullptr ? add_helper(cf, conf) : NGX_OK;
 }
 
 }  // namespace keel::ngx

@@ -5,7 +5,7 @@
 
 #include "core/manifest_request.h"
 #include "core/reference.h"
-#include "module/publish.h"
+#include "module/helper.h"
 
 namespace keel::ngx {
 namespace {

@@ -2,14 +2,13 @@
 // helper sends it in order of seq, the current state of each tag, and moves the cursor when the
 // companion says that it has the batch.
 //
-// One loop, nginx's own, in the helper process: the wake descriptor, libcurl's sockets as
-// connections, two timers. Nothing here blocks, so that stop and reload never wait for a companion.
+// One loop, nginx's own, in the helper process: libcurl's sockets as connections, two timers.
+// Nothing here blocks, so that stop and reload never wait for a companion.
 
 #include "module/publish.h"
 
 #include <dlfcn.h>
 #include <openssl/evp.h>
-#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <exception>
@@ -22,6 +21,7 @@
 
 #include "core/event.h"
 #include "core/signature.h"
+#include "module/helper.h"
 #include "module/publisher.h"
 
 namespace keel::ngx {
@@ -31,41 +31,6 @@ namespace {
 constexpr ngx_msec_t kScan = 1'000;          // looks for what a lost wake-up left behind
 constexpr ngx_msec_t kFirstBackOff = 1'000;  // after a failure
 constexpr ngx_msec_t kLongestBackOff = 60'000;
-constexpr ngx_msec_t kManagerPeriod =
-    3'600'000;  // nothing depends on nginx calling the manager again
-
-// Made once in the master, inherited by every process it forks over all reloads; -1: nobody
-// listens.
-int wake_descriptor = -1;
-
-// What an nginx event needs when it belongs to no socket: its debug log wants a descriptor's
-// number.
-struct Timer {
-    ngx_connection_t ident{};
-    ngx_event_t event{};
-
-    void prepare(void* data, ngx_event_handler_pt handler) noexcept {
-        ident.fd = static_cast<ngx_socket_t>(-1);
-        ident.data = data;
-        event.data = &ident;
-        event.handler = handler;
-        event.log = ngx_cycle->log;
-        event.cancelable = 1;
-    }
-    void set(ngx_msec_t delay) noexcept {
-        if (event.timer_set)
-            ngx_del_timer(&event);  // nginx keeps an old timer that is near the new one
-        ngx_add_timer(&event, delay);
-    }
-    void clear() noexcept {
-        if (event.timer_set) ngx_del_timer(&event);
-    }
-};
-
-template <class T>
-T& owner(ngx_event_t* event) noexcept {
-    return *static_cast<T*>(static_cast<ngx_connection_t*>(event->data)->data);
-}
 
 // One companion as the helper sees it.
 struct Receiver {
@@ -345,17 +310,8 @@ void on_scan(ngx_event_t* event) noexcept {
     look(owner<Publishing>(event));
 }
 
-// Of this process; what the wake descriptor's handler has to go by.
-Publishing* helper_state = nullptr;
-
-void on_wake(ngx_event_t*) noexcept {
-    std::uint64_t count = 0;
-    // Taken by another helper during a reload: look all the same.
-    if (read(wake_descriptor, &count, sizeof(count)) < 0 && ngx_errno != NGX_EAGAIN) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, ngx_errno, "keel: cannot read the wake-up");
-    }
-    if (helper_state != nullptr) look(*helper_state);
-}
+// Of this process.
+Publishing* running = nullptr;
 
 // Throws std::runtime_error saying why it cannot be used.
 const PublisherApi& load_publisher(const MainConf& conf) {
@@ -419,14 +375,8 @@ void start(MainConf& conf) {
     publishing->scan.prepare(publishing.get(), on_scan);
     publishing->curl.prepare(publishing.get(), on_curl_timer);
     if (!open_publisher(*publishing)) throw std::runtime_error("libcurl does not start");
-    helper_state = publishing.release();  // lives as long as the process, which leaves by exit()
-    if (wake_descriptor >= 0 &&
-        ngx_add_channel_event(const_cast<ngx_cycle_t*>(ngx_cycle), wake_descriptor, NGX_READ_EVENT,
-                              on_wake) != NGX_OK) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                      "keel: changes are published within a second, not at once");
-    }
-    look(*helper_state);
+    running = publishing.release();  // lives as long as the process, which leaves by exit()
+    look(*running);
 }
 
 // Nothing will be published until the next reload: the log says so once, and keel_api for each
@@ -445,66 +395,19 @@ void tell_all(const MainConf& conf, const char* why) noexcept {
     }
 }
 
-// nginx calls it when the helper starts and each hour. Its first call is the start: the cache
-// loader, a helper too, never gets here.
-ngx_msec_t manage(void* data) noexcept {
-    auto& conf = *static_cast<MainConf*>(data);
-    if (ngx_process != NGX_PROCESS_HELPER || helper_state != nullptr || conf.managed)
-        return kManagerPeriod;
-    conf.managed = true;
+}  // namespace
+
+void start_publishing(MainConf& conf) noexcept {
+    if (conf.companions == nullptr) return;
     try {
         start(conf);
     } catch (const std::exception& error) {
         tell_all(conf, error.what());
     }
-    return kManagerPeriod;
 }
 
-}  // namespace
-
-ngx_int_t add_helper(ngx_conf_t* cf, MainConf& conf) noexcept {
-    ngx_path_t* path = conf.state;
-    // Without a directory of its own any path will do that has no manager yet; the http core always
-    // has one.
-    auto** paths = static_cast<ngx_path_t**>(cf->cycle->paths.elts);
-    for (ngx_uint_t i = 0; path == nullptr && i < cf->cycle->paths.nelts; ++i) {
-        if (paths[i]->manager == nullptr && paths[i]->loader == nullptr) path = paths[i];
-    }
-    if (path == nullptr) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "\"keel_companion\" in %V:%ui needs state=DIR in \"keel_zone\"",
-                      &conf.companion_place.file, conf.companion_place.line);
-        return NGX_ERROR;
-    }
-    path->manager = manage;
-    path->data = &conf;
-    return NGX_OK;
-}
-
-ngx_int_t prepare_publishing(ngx_cycle_t* cycle, const MainConf& conf) noexcept {
-    if (conf.companions == nullptr) return NGX_OK;
-    const auto* core =
-        reinterpret_cast<ngx_core_conf_t*>(ngx_get_conf(cycle->conf_ctx, ngx_core_module));
-    if (!core->master) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
-                      "keel_companion: nothing is published with \"master_process off\", there is "
-                      "no helper process");
-        return NGX_OK;
-    }
-    if (ngx_test_config || wake_descriptor >= 0) return NGX_OK;
-    wake_descriptor = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (wake_descriptor < 0) {
-        ngx_log_error(NGX_LOG_WARN, cycle->log, ngx_errno,
-                      "keel_companion: eventfd() failed, changes are published within a second");
-    }
-    return NGX_OK;
-}
-
-void wake_helper() noexcept {
-    if (wake_descriptor < 0) return;
-    const std::uint64_t one = 1;
-    const ssize_t written = write(wake_descriptor, &one, sizeof(one));
-    (void)written;  // full means that the helper has not come round yet: it is awake already
+void publish_news() noexcept {
+    if (running != nullptr) look(*running);
 }
 
 }  // namespace keel::ngx

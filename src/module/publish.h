@@ -1,22 +1,14 @@
-// Publishing, nginx's side: runs in the helper process that nginx forks for paths with a manager.
-// Workers only wake it.
+// Publishing to companions, nginx's side: a part of the helper.
 #pragma once
 
 #include "module/conf.h"
-#include "module/ngx.h"
 
 namespace keel::ngx {
 
-// Gives a path of the configuration a manager, which makes nginx run the helper. Called once, with
-// companions.
-ngx_int_t add_helper(ngx_conf_t* cf, MainConf& conf) noexcept;
+// Nothing without companions. What keeps it from publishing is logged and told by keel_api.
+void start_publishing(MainConf& conf) noexcept;
 
-// In the master, once per configuration: makes the descriptor that wakes the helper, or says why
-// nothing is published.
-ngx_int_t prepare_publishing(ngx_cycle_t* cycle, const MainConf& conf) noexcept;
-
-// There is something to publish. A hint: the helper looks every second anyway. Any worker, never
-// blocks.
-void wake_helper() noexcept;
+// There may be something to publish. A hint: it looks every second anyway.
+void publish_news() noexcept;
 
 }  // namespace keel::ngx

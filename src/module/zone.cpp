@@ -60,12 +60,7 @@ char* set_state_directory(ngx_conf_t* cf, MainConf& conf, std::string_view direc
     if (ngx_conf_full_name(cf->cycle, &conf.state->name, 0) != NGX_OK) return conf_error();
     conf.state->conf_file = cf->conf_file->file.name.data;
     conf.state->line = cf->conf_file->line;
-    if (ngx_add_path(cf, &conf.state) != NGX_OK) return conf_error();
-    ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
-                       "\"keel_zone\": this version writes no snapshot, \"%V\" will stay empty; a "
-                       "restart begins with an empty tag table",
-                       &conf.state->name);
-    return conf_ok();
+    return ngx_add_path(cf, &conf.state) == NGX_OK ? conf_ok() : conf_error();
 }
 
 }  // namespace keel::ngx

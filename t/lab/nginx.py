@@ -65,6 +65,7 @@ class Nginx(Server):
             ("/var/log/nginx/access.log", f"{self.folder}/access.log"),
             ("/run/nginx.pid", f"{self.folder}/nginx.pid"),
             ("zone=keel:16m", "zone=keel:4m"),
+            ("/var/lib/nginx/keel", f"{self.folder}/keel"),
             ("cache-a", cache),
             ("keys_zone=blobs:64m max_size=50g", "keys_zone=blobs:1m max_size=1g"),
             ("/var/cache/nginx/blobs", f"{self.folder}/blobs"),

@@ -55,17 +55,17 @@ def push(registry, repository, tag, content, kind="image"):
 class Cache(Server):
     """nginx with the module under a configuration that the test gives in pieces.
 
-    upstream: port that `location /v2/` proxies to. zone, observe: the lines for the http block and the first server.
-    http, server, location: more lines there. companion: URL for events. module: None leaves all of ours out.
+    upstream: port that `location /v2/` proxies to. zone: NAME:SIZE, empty for none. observe: the lines for the first server.
+    http, server, location: more lines there. companion: URL for events. state: DIR or "off", its own directory where nothing is said. module: None leaves all of ours out.
     """
 
     name = "nginx"
     stop_signal = signal.SIGQUIT
     stop_deadline = 5.0
 
-    def __init__(self, folder, upstream, companion=None, module=True, zone="keel_zone zone=keel:1m;",
+    def __init__(self, folder, upstream, companion=None, module=True, zone="keel:1m",
                  observe=f"keel on; keel_registry {REGISTRY};", http="", server="", location="", main="",
-                 workers=2, secret=SECRET):  # fmt: skip
+                 workers=2, secret=SECRET, state=None):  # fmt: skip
         super().__init__(folder)
         self.folder.chmod(0o755)
         self.module = build() / "ngx_keel_module.so" if module is True else module
@@ -76,12 +76,14 @@ class Cache(Server):
         self.secret_file = self.folder / "events.secret"
         self.secret_file.write_text(secret_line(secret))
         self.secret_file.chmod(0o600)
+        self.state = state or self.folder / "state"
         self.allowed = []  # patterns of [alert] lines that the test brings about
         self.write()
 
     def write(self):
         keel = bool(self.module)
         companion = f"keel_companion {self.companion} secret={self.secret_file};" if self.companion else ""
+        zone = f"keel_zone zone={self.zone} state={self.state};" if self.zone else ""
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/temp-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -95,7 +97,7 @@ class Cache(Server):
             events {{ worker_connections 512; }}
             http {{
                 {temporary}
-                {self.zone + 'keel_cache_name cache-t;' if keel else ''}
+                {zone + 'keel_cache_name cache-t;' if keel else ''}
                 {companion if keel else ''}
                 {f'log_format keel "$request_method $uri|{fields}";' if keel else ''}
                 {f'access_log {self.folder}/access.log keel;' if keel else 'access_log off;'}

@@ -127,7 +127,7 @@ def test_bad_query_is_named(cache, faulty, query, what):
 
 
 def test_page_has_a_largest_size(cache, faulty):
-    nginx = cache(faulty.port, zone="keel_zone zone=keel:2m;")
+    nginx = cache(faulty.port, zone="keel:2m")
     fill(nginx, faulty, 520)
     _, page = nginx.api("tags?limit=100000")
     assert (len(page["tags"]), page["next"]) == (500, "500")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import subprocess
 
 import pytest
@@ -41,13 +42,14 @@ def secret(tmp_path):
     return path
 
 
-ZONE = "keel_zone zone=keel:1m;"
+ZONE = "keel_zone zone=keel:1m state=kept;"
 WRONG = {
     # name: (http, server, location, words of the message, line)
     "zone without a size": ("keel_zone zone=keel;", "", "", ['"keel_zone" needs zone=NAME:SIZE'], 4),
     "zone without a name": ("keel_zone zone=:1m;", "", "", ['"keel_zone" needs zone=NAME:SIZE'], 4),
     "zone with a bad size": ("keel_zone zone=keel:lots;", "", "", ['invalid size "lots" in "keel_zone"'], 4),
     "zone too small": ("keel_zone zone=keel:4k;", "", "", ['keel_zone "keel" is too small', "64k is the least"], 4),
+    "empty state": ("keel_zone zone=keel:1m state=;", "", "", ['invalid parameter "state=" of "keel_zone"'], 4),
     "zone with an unknown parameter": ("keel_zone zone=keel:1m sync=on;", "", "", ['invalid parameter "sync=on" of "keel_zone"'], 4),
     "two zones": (ZONE + "\n" + ZONE, "", "", ['"keel_zone" directive is duplicate'], 5),
     "zone in a server": ("", ZONE, "", ['"keel_zone" directive is not allowed here'], 6),
@@ -127,13 +129,15 @@ def test_companion_without_a_secret_is_warned_about(tmp_path):
     assert re.search(r"\[warn\].*has no secret=FILE: its events are not signed", said)
 
 
-def test_state_is_accepted_with_the_truth(tmp_path):
-    code, said = check(tmp_path, "keel_zone zone=keel:1m state=kept;")
-    assert code == 0
-    assert re.search(r"\[warn\].*this version writes no snapshot", said)
-    assert (tmp_path / "kept").is_dir()
-    code, said = check(tmp_path, "keel_zone zone=keel:1m state=off;")
-    assert (code, "warn" in said) == (0, False)
+@pytest.mark.parametrize("state, made", [("state=kept", "kept"), ("state=kept/", "kept"), ("", "keel"), ("state=off", None)])
+def test_state_directory_is_made_for_the_workers_alone(tmp_path, state, made):
+    """Below the prefix, `keel` where nothing is said; none with off. nginx -t writes nothing into it."""
+    code, said = check(tmp_path, f"keel_zone zone=keel:1m {state};")
+    assert (code, "[warn]" in said) == (0, False)
+    kept = [path for path in (tmp_path / "kept", tmp_path / "keel") if path.exists()]
+    assert kept == ([tmp_path / made] if made else [])
+    for path in kept:
+        assert (stat.S_IMODE(path.stat().st_mode), list(path.iterdir())) == (0o700, [])
 
 
 def test_publisher_belongs_beside_the_module(tmp_path):

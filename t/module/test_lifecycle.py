@@ -168,7 +168,7 @@ def test_resized_zone_starts_again_with_another_epoch(cache, faulty, receiver):
     expected = move(nginx, faulty, 1)
     wait_for("everything", lambda: knows(receiver, expected))
     epoch = nginx.api("status")[1]["epoch"]
-    nginx.zone = "keel_zone zone=keel:2m;"
+    nginx.zone = "keel:2m"
     nginx.write()
     nginx.reload()
     _, state = nginx.api("status")
@@ -202,7 +202,7 @@ def test_module_that_is_switched_off_on_reload(cache, faulty, receiver):
     nginx.reload()
     move(nginx, faulty, 2)
     assert "cache manager" not in " ".join(nginx.children().values())
-    nginx.zone, nginx.companion, nginx.observe = "keel_zone zone=keel:1m;", receiver.url, f"keel on; keel_registry {REGISTRY};"
+    nginx.zone, nginx.companion, nginx.observe = "keel:1m", receiver.url, f"keel on; keel_registry {REGISTRY};"
     nginx.write()
     nginx.reload()
     expected = move(nginx, faulty, 3)

@@ -74,7 +74,7 @@ def test_e3_every_answer_is_byte_identical(tmp_path, upstream, receiver, shape):
 
 def test_e3_full_zone_fails_no_pull(cache, faulty):
     """Memory is bounded: what does not fit pushes out what was seen longest ago, is counted, and is told rarely."""
-    nginx = cache(faulty.port, zone="keel_zone zone=keel:64k;")
+    nginx = cache(faulty.port, zone="keel:64k")
     names = [f"t{i:04}" for i in range(400)]
     faulty.tags(**{tag: digest_of(tag) for tag in names})
     for tag in names:
@@ -108,7 +108,7 @@ def test_e3_a_megabyte_keeps_2000_tags(cache, faulty):
 def test_e3_evicted_tags_are_no_gap_for_the_receiver(cache, faulty, receiver):
     """A receiver that was away while its tags were pushed out gets what is there, and is not stuck."""
     receiver.behaviour = 503
-    nginx = cache(faulty.port, companion=receiver.url, zone="keel_zone zone=keel:64k;")
+    nginx = cache(faulty.port, companion=receiver.url, zone="keel:64k")
     names = [f"t{i:04}" for i in range(300)]
     faulty.tags(**{tag: digest_of(tag) for tag in names})
     for tag in names:
@@ -122,7 +122,7 @@ def test_e3_evicted_tags_are_no_gap_for_the_receiver(cache, faulty, receiver):
 
 def test_e3_long_names_share_a_full_zone(cache, faulty):
     """Entries of other sizes compete for pages: pulls go on, and nothing is corrupted."""
-    nginx = cache(faulty.port, zone="keel_zone zone=keel:64k;")
+    nginx = cache(faulty.port, zone="keel:64k")
     faulty.answer = lambda method, path: (
         200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": digest_of(path.split("?")[0])}, b"{}")  # fmt: skip
     for i in range(300):

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kSpecVersion = "1.0";
 constexpr std::string_view kTagType = "io.ngx-keel.tag";
+constexpr std::string_view kHoldType = "io.ngx-keel.hold";
 constexpr std::string_view kSourcePrefix = "/caches/";
 constexpr std::size_t kMaxLabel =
     255;  // bytes of id, source, epoch and node, both written and read
@@ -139,22 +140,52 @@ Json encode_state(const TagState& state, bool with_history) {
     return object.take();
 }
 
-Json encode_event(const TagEvent& event) {
+// What all events have beside their data. `Event`: TagEvent or HoldEvent.
+template <class Event>
+Json encode_event(const Event& event, std::string_view type, const Tag& tag, Json data) {
     ObjectWriter object;
     object.set("specversion", text_of(kSpecVersion));
-    object.set("type", text_of(kTagType));
+    object.set("type", text_of(type));
     object.set("source", label(event.source));
     object.set("id", label(event.id));
     object.set("time", text_of(event.time));
-    object.set("subject", text_of(event.data.tag.to_string()));
+    object.set("subject", text_of(tag.to_string()));
     object.set("datacontenttype", text_of("application/json"));
-    object.set("data", encode_state(event.data, false));
+    object.set("data", std::move(data));
     return object.take();
+}
+
+Json encode(const TagEvent& event) {
+    return encode_event(event, kTagType, event.data.tag, encode_state(event.data, false));
+}
+
+Json encode(const HoldEvent& event) {
+    ObjectWriter data;
+    data.set("tag", text_of(event.tag.to_string()));
+    data.set("digest", text_of(event.digest));
+    data.set("event", text_of(to_string(event.news)));
+    data.set("revision", text_of(std::to_string(event.revision)));
+    return encode_event(event, kHoldType, event.tag, data.take());
 }
 
 int append_text(const char* text, std::size_t size, void* out) {
     static_cast<std::string*>(out)->append(text, size);
     return 0;
+}
+
+template <class Event>
+std::string encode_all(const std::vector<Event>& events) {
+    const Json list(json_array());
+    for (const Event& event : events) {
+        if (!list || json_array_append_new(list.get(), encode(event).release()) != 0) {
+            return {};
+        }
+    }
+    std::string body;
+    if (!list || json_dump_callback(list.get(), append_text, &body, JSON_COMPACT) != 0) {
+        return {};
+    }
+    return body;
 }
 
 // --- reading
@@ -175,6 +206,8 @@ constexpr std::array kKinds{ManifestKind::unknown, ManifestKind::index, Manifest
 constexpr std::array kAskers{Asker::other, Asker::kubelet, Asker::keeld};
 constexpr std::array kChanges{Change::fresh,     Change::changed, Change::same, Change::revert,
                               Change::confirmed, Change::cleared, Change::held};
+constexpr std::array kHoldNews{HoldNews::set, HoldNews::lifted, HoldNews::expiring,
+                               HoldNews::unfetchable, HoldNews::ineffective};
 
 std::optional<std::uint64_t> parse_counter(std::string_view text) noexcept {
     std::uint64_t value = 0;
@@ -336,37 +369,65 @@ Expected<TagState> decode_state(const json_t* object, const std::string& where) 
     return state;
 }
 
-// Nothing for an event of another type, which is none of ours to judge.
-Expected<std::optional<TagEvent>> decode_event(const json_t* object, std::size_t index) {
+Expected<void> decode_hold(const json_t* object, const std::string& where, HoldEvent& event) {
+    ObjectReader reader(object, where);
+    Expected<Tag> tag = Tag::parse(reader.text("tag"));
+    if (!tag) {
+        reader.complain("tag", "registry/repository:name");
+    }
+    event.digest = reader.digest("digest");
+    event.news = reader.one_of("event", kHoldNews);
+    event.revision = reader.counter("revision");
+    if (reader.error()) {
+        return tl::unexpected(*reader.error());
+    }
+    event.tag = *std::move(tag);
+    return {};
+}
+
+// One event into its place in the batch; one of another type is none of ours to judge.
+Expected<void> decode_event(const json_t* object, std::size_t index, Batch& batch) {
     const std::string where = "event " + std::to_string(index) + ": ";
     ObjectReader reader(object, where);
     if (reader.text("specversion") != kSpecVersion) {
         reader.complain("specversion", "\"1.0\"");
     }
     const std::string_view type = reader.text("type");
-    if (!reader.error() && type != kTagType) {
-        return std::optional<TagEvent>();
+    if (!reader.error() && type != kTagType && type != kHoldType) {
+        ++batch.skipped;
+        return {};
     }
-    TagEvent event;
-    event.id = reader.label("id", false);
-    event.source = reader.label("source", false);
-    if (!event.source.starts_with(kSourcePrefix) || event.source.size() == kSourcePrefix.size()) {
+    const std::string id = reader.label("id", false);
+    const std::string source = reader.label("source", false);
+    if (!source.starts_with(kSourcePrefix) || source.size() == kSourcePrefix.size()) {
         reader.complain("source", "\"/caches/<name>\"");
     }
-    event.time = reader.moment("time");
+    const Time time = reader.moment("time");
     if (reader.error()) {
         return tl::unexpected(*reader.error());
     }
-    Expected<TagState> data = decode_state(reader.find("data"), where + "data.");
-    if (!data) {
-        return tl::unexpected(std::move(data).error());
+    Tag about;
+    if (type == kHoldType) {
+        HoldEvent event{id, source, time, {}, {}, {}, 0};
+        Expected<void> read = decode_hold(reader.find("data"), where + "data.", event);
+        if (!read) {
+            return read;
+        }
+        about = event.tag;
+        batch.holds.push_back(std::move(event));
+    } else {
+        Expected<TagState> data = decode_state(reader.find("data"), where + "data.");
+        if (!data) {
+            return tl::unexpected(std::move(data).error());
+        }
+        about = data->tag;
+        batch.events.push_back(TagEvent{id, source, time, *std::move(data)});
     }
-    event.data = *std::move(data);
-    if (reader.find("subject") != nullptr && reader.text("subject") != event.data.tag.to_string()) {
+    if (reader.find("subject") != nullptr && reader.text("subject") != about.to_string()) {
         reader.complain("subject", "the tag of its data");
         return tl::unexpected(*reader.error());
     }
-    return event;
+    return {};
 }
 
 }  // namespace
@@ -393,6 +454,22 @@ std::string_view to_string(Change change) noexcept {
     return "";
 }
 
+std::string_view to_string(HoldNews news) noexcept {
+    switch (news) {
+        case HoldNews::set:
+            return "set";
+        case HoldNews::lifted:
+            return "lifted";
+        case HoldNews::expiring:
+            return "expiring";
+        case HoldNews::unfetchable:
+            return "unfetchable";
+        case HoldNews::ineffective:
+            return "ineffective";
+    }
+    return "";
+}
+
 std::optional<Change> parse_change(std::string_view text) noexcept {
     return named(kChanges, text);
 }
@@ -406,17 +483,11 @@ Expected<TagState> decode_tag_state(const json_t* object) {
 }
 
 std::string encode_batch(const std::vector<TagEvent>& events) {
-    const Json list(json_array());
-    for (const TagEvent& event : events) {
-        if (!list || json_array_append_new(list.get(), encode_event(event).release()) != 0) {
-            return {};
-        }
-    }
-    std::string body;
-    if (!list || json_dump_callback(list.get(), append_text, &body, JSON_COMPACT) != 0) {
-        return {};
-    }
-    return body;
+    return encode_all(events);
+}
+
+std::string encode_hold_batch(const std::vector<HoldEvent>& events) {
+    return encode_all(events);
 }
 
 Expected<Batch> decode_batch(std::string_view body) {
@@ -443,14 +514,9 @@ Expected<Batch> decode_batch(std::string_view body) {
     Batch batch;
     batch.events.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
-        Expected<std::optional<TagEvent>> event = decode_event(json_array_get(list.get(), i), i);
+        Expected<void> event = decode_event(json_array_get(list.get(), i), i, batch);
         if (!event) {
             return tl::unexpected(std::move(event).error());
-        }
-        if (*event) {
-            batch.events.push_back(**std::move(event));
-        } else {
-            ++batch.skipped;
         }
     }
     return batch;

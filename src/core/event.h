@@ -1,5 +1,5 @@
-// The change event: CloudEvents 1.0, type io.ngx-keel.tag, as the module publishes and keeld
-// receives it.
+// The events that the module publishes and keeld receives, as CloudEvents 1.0: io.ngx-keel.tag
+// tells of a tag's change, io.ngx-keel.hold of a hold.
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,20 @@ struct TagEvent {
     TagState data;
 };
 
+// What happened to a hold. Told at best once: the truth is `GET holds`.
+enum class HoldNews : std::uint8_t { set, lifted, expiring, unfetchable, ineffective };
+[[nodiscard]] std::string_view to_string(HoldNews news) noexcept;
+
+struct HoldEvent {
+    std::string id;
+    std::string source;  // "/caches/<name>"
+    Time time;
+    Tag tag;
+    Digest digest;  // the held one
+    HoldNews news = HoldNews::set;
+    std::uint64_t revision = 0;  // of the cache's set of holds, after it
+};
+
 inline constexpr std::size_t kMaxBatchEvents = 100;
 inline constexpr std::size_t kMaxBatchBytes = 65'536;
 
@@ -68,10 +82,12 @@ inline constexpr std::size_t kMaxBatchBytes = 65'536;
 // One application/cloudevents-batch+json body. The caller keeps to the limits above. Empty
 // when memory is short.
 [[nodiscard]] std::string encode_batch(const std::vector<TagEvent>& events);
+[[nodiscard]] std::string encode_hold_batch(const std::vector<HoldEvent>& events);
 // Unknown fields are ignored; events of other types are skipped and counted. Errors: "bad-json"
 // with line and column, "bad-event" with index and field, "too-large".
 struct Batch {
     std::vector<TagEvent> events;
+    std::vector<HoldEvent> holds;
     std::size_t skipped = 0;
 };
 [[nodiscard]] Expected<Batch> decode_batch(std::string_view body);

@@ -257,7 +257,7 @@ def test_a_body_that_is_no_batch(keeld, sender, data, said):
 def test_what_is_too_much(keeld, sender):
     """A cache halves its batch on 413."""
     name = names()
-    status, _, body = sender.post([{**event(1), "type": "io.ngx-keel.hold", "data": {}}] * 101)
+    status, _, body = sender.post([{**event(1), "type": "io.ngx-keel.later", "data": {}}] * 101)
     assert status == 413 and "101 events, where 100 are allowed" in body["error"]["text"]
     many = [event(number, f"{name}-{number}") for number in range(95)]
     wide = json.dumps(many).encode()
@@ -273,7 +273,7 @@ def test_what_is_too_much(keeld, sender):
 
 def test_unknown_caches_and_types_are_passed_over(keeld, sender):
     name, before = names(), metric(keeld, "keeld_events_unknown_cache_total")
-    hold = {**event(1, name), "type": "io.ngx-keel.hold", "data": {"tag": "x", "event": "set"}}
+    hold = {**event(1, name), "type": "io.ngx-keel.later", "data": {"tag": "x", "event": "set"}}
     assert sender.post([event(1, name, cache="cache-z"), hold, event(2, name + "b", more={"of": "it"})])[0] == 204
     assert metric(keeld, "keeld_events_unknown_cache_total") == before + 1
     assert name not in known(keeld) and known(keeld)[name + "b"] == digest(2)

@@ -36,7 +36,15 @@ void check_batch(std::string_view body) {
         }
         return;
     }
-    REQUIRE(batch->events.size() + batch->skipped <= kMaxBatchEvents);
+    REQUIRE(batch->events.size() + batch->holds.size() + batch->skipped <= kMaxBatchEvents);
+    for (const HoldEvent& event : batch->holds) {
+        const auto again = decode_batch(encode_hold_batch({event}));
+        REQUIRE(again && again->holds.size() == 1);
+        REQUIRE(again->holds.front().tag == event.tag);
+        REQUIRE(again->holds.front().digest == event.digest);
+        REQUIRE(again->holds.front().news == event.news);
+        REQUIRE(again->holds.front().revision == event.revision);
+    }
     for (const TagEvent& event : batch->events) {
         REQUIRE(!event.data.digest.empty());
         REQUIRE(is_registry(event.data.tag.registry));

@@ -176,10 +176,78 @@ TEST(Event, unknown_fields_are_ignored) {
     }
 }
 
+HoldEvent sample_hold() {
+    return {"h-1",
+            "/caches/cache-a",
+            time_of("2026-11-22T12:00:00.123Z"),
+            {"docker.io", "library/redis", "8-alpine"},
+            digest('b'),
+            HoldNews::unfetchable,
+            7};
+}
+
+TEST(Event, holds_are_told_beside_tags) {
+    const auto batch = decode_batch(
+        R"([{"specversion":"1.0","type":"io.ngx-keel.hold","source":"/caches/cache-a","id":"h-1",)"
+        R"("time":"2026-11-22T12:00:00.123Z","data":{"tag":"docker.io/library/redis:8-alpine",)"
+        R"("digest":"sha256:)" +
+        std::string(64, 'b') + R"(","event":"unfetchable","revision":"7"}}])");
+    ASSERT_TRUE(batch) << batch.error().text;
+    EXPECT_TRUE(batch->events.empty());
+    EXPECT_EQ(batch->skipped, 0U);
+    ASSERT_EQ(batch->holds.size(), 1U);
+    for (const auto& events : {*batch, *decode_batch(encode_hold_batch({sample_hold()}))}) {
+        const HoldEvent& told = events.holds.at(0);
+        EXPECT_EQ(told.id, "h-1");
+        EXPECT_EQ(told.source, "/caches/cache-a");
+        EXPECT_EQ(told.time, time_of("2026-11-22T12:00:00.123Z"));
+        EXPECT_EQ(told.tag, sample_hold().tag);
+        EXPECT_EQ(told.digest, digest('b'));
+        EXPECT_EQ(told.news, HoldNews::unfetchable);
+        EXPECT_EQ(told.revision, 7U);
+    }
+}
+
+TEST(Event, every_news_of_a_hold_has_a_name_that_is_read) {
+    for (const HoldNews news : {HoldNews::set, HoldNews::lifted, HoldNews::expiring,
+                                HoldNews::unfetchable, HoldNews::ineffective}) {
+        HoldEvent event = sample_hold();
+        event.news = news;
+        const auto batch = decode_batch(encode_hold_batch({event}));
+        ASSERT_TRUE(batch) << batch.error().text;
+        EXPECT_EQ(batch->holds.at(0).news, news);
+    }
+}
+
+TEST(Event, holds_that_are_wrong_name_the_field) {
+    const std::string good = encode_hold_batch({sample_hold()});
+    const struct {
+        std::string from;
+        std::string to;
+        std::string complaint;
+    } cases[] = {
+        {R"("event":"unfetchable")", R"("event":"same")",
+         "event 0: data.event: expected one of the values of the event format"},
+        {R"("revision":"7")", R"("revision":7)", "event 0: data.revision: expected a string"},
+        {R"("tag":"docker.io/library/redis:8-alpine")", R"("tag":"redis")",
+         "event 0: data.tag: expected registry/repository:name"},
+        {R"("subject":"docker.io/library/redis:8-alpine")", R"("subject":"docker.io/library/x:8")",
+         "event 0: subject: expected the tag of its data"},
+    };
+    for (const auto& each : cases) {
+        std::string body = good;
+        ASSERT_NE(body.find(each.from), std::string::npos) << each.from;
+        body.replace(body.find(each.from), each.from.size(), each.to);
+        const auto batch = decode_batch(body);
+        ASSERT_FALSE(batch) << each.to;
+        EXPECT_EQ(batch.error().text, each.complaint);
+    }
+}
+
 TEST(Event, other_types_are_skipped_and_counted) {
     const std::string body = encode_batch({sample_event()});
     const auto batch = decode_batch(
-        R"([{"specversion":"1.0","type":"io.ngx-keel.hold","data":{"tag":7}},)" + body.substr(1));
+        R"([{"specversion":"1.0","type":"io.ngx-keel.later","data":{"tag":7}},)" + body.substr(1));
     ASSERT_TRUE(batch) << batch.error().text;
     EXPECT_EQ(batch->skipped, 1U);
     EXPECT_EQ(batch->events.size(), 1U);

@@ -35,7 +35,7 @@
 namespace keel::ngx {
 
 inline constexpr std::uint64_t kMagic = 0x6b65656c2d7a6f6e;  // "keel-zon"
-inline constexpr std::uint32_t kLayout = 1;
+inline constexpr std::uint32_t kLayout = 2;
 inline constexpr std::size_t kMaxKey = kMaxRegistry + 1 + kMaxRepository + 1 + kMaxName;
 inline constexpr std::size_t kNarrow = 32;  // bytes of a sha256 digest
 inline constexpr std::size_t kWide = 64;    // of sha512
@@ -54,12 +54,12 @@ struct Entry {
     ngx_msec_t touched;            // when it was last moved in the LRU queue, on that clock
     Times seen[kHistory];
     Digest::Algorithm algorithm[kHistory];
+    ManifestKind kind[kHistory];
     std::uint8_t width;  // kNarrow or kWide
     std::uint8_t count;  // digests in the history
     std::int8_t current;
     std::int8_t previous;  // -1: none
     std::int8_t pending;   // -1: none
-    ManifestKind kind;
     Change change;
     Asker asked_by;
     std::uint8_t registry_size;

@@ -36,6 +36,7 @@ const std::array<CounterName, kCounters> kCounterNames = {{
     {"keel_published_batches_total", "", "Batches acknowledged by companions"},
     {"keel_published_events_total", "", "Events acknowledged by companions"},
     {"keel_publish_failures_total", "", "Batches that were not acknowledged"},
+    {"keel_confirmed_total", "", "Pending digests that keel_api made current"},
 }};
 
 namespace {
@@ -310,11 +311,11 @@ void set_current(Entry& entry, const Observation& seen) noexcept {
     std::memcpy(entry.digests() + static_cast<std::size_t>(place) * entry.width, bytes.data(),
                 bytes.size());
     entry.algorithm[place] = seen.digest.algorithm();
+    entry.kind[place] = seen.kind;
     entry.seen[place] = {seen.now, seen.now};
     entry.previous = entry.current;
     entry.current = static_cast<std::int8_t>(place);
     entry.pending = -1;
-    entry.kind = seen.kind;
 }
 
 // Gives the entry the next seq, so that every companion lacks it again.
@@ -455,7 +456,7 @@ TagRecord record_of(const Entry& entry, const std::string& epoch) {
     key += entry.repository_size + 1;
     state.tag.name.assign(key, entry.name_size);
     state.digest = digest_at(entry, entry.current);
-    state.kind = entry.kind;
+    state.kind = entry.kind[entry.current];
     state.change = entry.change;
     if (entry.previous >= 0) state.previous = digest_at(entry, entry.previous);
     if (entry.pending >= 0) state.pending = digest_at(entry, entry.pending);
@@ -510,6 +511,40 @@ Outcome Table::observe(const Observation& seen) noexcept {
     if (seen.only_confirms) return {};
     if (index >= 0) return older_digest(header, *entry, index, seen);
     return new_digest(locked, entry, seen);
+}
+
+Confirmation Table::confirm(const Tag& tag, const Digest& digest, std::int64_t now,
+                            ngx_msec_t monotonic) noexcept {
+    const Key key{tag.registry, tag.repository, tag.name};
+    const Locked locked{pool_};
+    Header& header = locked.header();
+    Entry* entry = find(header, key);
+    if (entry == nullptr) return {};
+    const Digest pending = digest_at(*entry, entry->pending);
+    if (pending.empty() || pending != digest) {
+        return {Confirmation::Result::not_pending, 0, pending};
+    }
+    const Mutation mutation{header};
+    entry->previous = entry->current;
+    entry->current = entry->pending;
+    entry->pending = -1;
+    Observation by;
+    by.node = {entry->node, entry->node_size};
+    by.asked_by = entry->asked_by;
+    by.now = now;
+    by.monotonic = monotonic;
+    queue_event(header, *entry, Change::confirmed, by);
+    add(header, Counter::confirmed);
+    return {Confirmation::Result::done, header.seq, {}};
+}
+
+Kinds Table::kinds(const Tag& tag, const Digest& digest) noexcept {
+    const Key key{tag.registry, tag.repository, tag.name};
+    const Locked locked{pool_};
+    const Entry* entry = find(locked.header(), key);
+    if (entry == nullptr) return {};
+    const int index = find_digest(*entry, digest);
+    return {entry->kind[entry->current], index < 0 ? ManifestKind::unknown : entry->kind[index]};
 }
 
 void Table::count(Counter counter) noexcept {

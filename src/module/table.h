@@ -13,6 +13,7 @@
 #include "core/digest.h"
 #include "core/event.h"
 #include "core/manifest_request.h"
+#include "core/reference.h"
 #include "module/ngx.h"
 
 namespace keel::ngx {
@@ -34,26 +35,27 @@ enum class Counter : std::uint8_t {
     same,
     revert,
     cleared,
-    not_ok,           // answers that do not count: neither 200 nor 304
-    ranged,           //   the request asked for a part
-    from_cache,       //   nginx answered from its own cache
-    no_upstream,      //   nginx made the answer up
-    narrow_accept,    //   the request did not name all four modern manifest types
-    legacy,           //   schema 1
-    unknown_type,     //   no manifest by its Content-Type
-    no_digest,        //   no Docker-Content-Digest
-    bad_digest,       //   a malformed one, or several that differ
-    unnamed,          //   the registry's name is empty or not among names=
-    overtaken,        //   the request began before the tag's last change
-    evicted,          // entries that made room for newer ones
-    evicted_unsent,   //   of these: not yet acknowledged by every companion
-    dropped,          // observations that found no room
-    resets,           // zone emptied after a process died in the middle of a change
-    batches,          // publishing: batches acknowledged
-    events,           //   events acknowledged
-    publish_failures  //   batches not acknowledged
+    not_ok,            // answers that do not count: neither 200 nor 304
+    ranged,            //   the request asked for a part
+    from_cache,        //   nginx answered from its own cache
+    no_upstream,       //   nginx made the answer up
+    narrow_accept,     //   the request did not name all four modern manifest types
+    legacy,            //   schema 1
+    unknown_type,      //   no manifest by its Content-Type
+    no_digest,         //   no Docker-Content-Digest
+    bad_digest,        //   a malformed one, or several that differ
+    unnamed,           //   the registry's name is empty or not among names=
+    overtaken,         //   the request began before the tag's last change
+    evicted,           // entries that made room for newer ones
+    evicted_unsent,    //   of these: not yet acknowledged by every companion
+    dropped,           // observations that found no room
+    resets,            // zone emptied after a process died in the middle of a change
+    batches,           // publishing: batches acknowledged
+    events,            //   events acknowledged
+    publish_failures,  //   batches not acknowledged
+    confirmed          // pending digests that keel_api made current
 };
-inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::publish_failures) + 1;
+inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::confirmed) + 1;
 
 struct CounterName {
     const char* metric;  // Prometheus name without labels
@@ -84,6 +86,19 @@ struct Outcome {
     Digest previous;      // the current digest before it; empty for a new tag
     bool queued = false;  // there is something to publish
     bool full = false;    // another tag had to go, or this one found no room
+};
+
+// What became of a wish to make a digest current.
+struct Confirmation {
+    enum class Result : std::uint8_t { done, no_tag, not_pending };
+    Result result = Result::no_tag;
+    std::uint64_t seq = 0;  // of the event, when done
+    Digest pending;         // when not_pending; empty: nothing is pending
+};
+
+struct Kinds {
+    ManifestKind current = ManifestKind::unknown;
+    ManifestKind asked = ManifestKind::unknown;
 };
 
 // The zone's counters and identity at one moment.
@@ -144,6 +159,12 @@ class Table {
     // Compares the answer with what is known and remembers it. Any worker, on the pull path.
     Outcome observe(const Observation& observation) noexcept;
     void count(Counter counter) noexcept;
+    // Makes the pending digest current. Any worker, for keel_api; the caller wakes the helper.
+    [[nodiscard]] Confirmation confirm(const Tag& tag, const Digest& digest, std::int64_t now,
+                                       ngx_msec_t monotonic) noexcept;
+    // The kinds of the tag's current digest and of `digest`; unknown for what the table does not
+    // have. Any worker.
+    [[nodiscard]] Kinds kinds(const Tag& tag, const Digest& digest) noexcept;
     // An answer about `registry` that was no observation. Any worker.
     void note_answer(std::string_view registry, unsigned status, std::int64_t now) noexcept;
 

@@ -1,53 +1,31 @@
 #include "core/event.h"
 
 #include <array>
-#include <charconv>
 #include <cstddef>
-#include <memory>
 #include <utility>
 
-#include <jansson.h>
+#include "core/json_object.h"
 
 namespace keel {
 namespace {
 
+using json::dump;
+using json::is_control;
+using json::Json;
+using json::kMaxLabel;
+using json::named;
+using json::ObjectReader;
+using json::ObjectWriter;
+using json::printable;
+using json::text_of;
+
+constexpr const char* kBadEvent = "bad-event";
 constexpr std::string_view kSpecVersion = "1.0";
 constexpr std::string_view kTagType = "io.ngx-keel.tag";
 constexpr std::string_view kHoldType = "io.ngx-keel.hold";
 constexpr std::string_view kSourcePrefix = "/caches/";
-constexpr std::size_t kMaxLabel =
-    255;  // bytes of id, source, epoch and node, both written and read
 
-struct JsonRelease {
-    void operator()(json_t* value) const noexcept { json_decref(value); }
-};
-using Json = std::unique_ptr<json_t, JsonRelease>;
-
-constexpr bool is_control(char c) noexcept {
-    return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-}
-
-bool has_control(std::string_view text) noexcept {
-    for (const char c : text) {
-        if (is_control(c)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-// jansson's messages quote the input.
-std::string printable(std::string text) {
-    for (char& c : text) {
-        if (c < ' ' || c > '~') {
-            c = '?';
-        }
-    }
-    return text;
-}
-
-// --- writing
-// ---------------------------------------------------------------------------------------------------------
+// --- writing ---
 
 // A label that came from outside (`keel_node` may be a request header) as every reader of ours
 // accepts it: cut, no control characters, and plain ASCII where it was not UTF-8.
@@ -68,40 +46,6 @@ Json label(std::string_view text) {
     }
     return Json(json_stringn(clean.data(), clean.size()));
 }
-
-Json text_of(std::string_view text) {
-    return Json(json_stringn(text.data(), text.size()));
-}
-
-Json text_of(Time time) {
-    return text_of(format_time(time));
-}
-
-// null for the empty digest.
-Json text_of(const Digest& digest) {
-    return digest.empty() ? Json(json_null()) : text_of(digest.to_string());
-}
-
-Json text_of(const std::optional<Digest>& digest) {
-    return digest ? text_of(*digest) : Json(json_null());
-}
-
-// Builds one object and remembers whether memory was short anywhere on the way.
-class ObjectWriter {
-  public:
-    ObjectWriter() : object_(json_object()), fine_(object_ != nullptr) {}
-
-    void set(const char* key, Json value) {
-        fine_ = fine_ && value && json_object_set_new(object_.get(), key, value.release()) == 0;
-    }
-
-    // Null when memory was short.
-    [[nodiscard]] Json take() { return fine_ ? std::move(object_) : nullptr; }
-
-  private:
-    Json object_;
-    bool fine_;
-};
 
 Json encode_history(const std::vector<Sighting>& history) {
     Json list(json_array());
@@ -168,11 +112,6 @@ Json encode(const HoldEvent& event) {
     return encode_event(event, kHoldType, event.tag, data.take());
 }
 
-int append_text(const char* text, std::size_t size, void* out) {
-    static_cast<std::string*>(out)->append(text, size);
-    return 0;
-}
-
 template <class Event>
 std::string encode_all(const std::vector<Event>& events) {
     const Json list(json_array());
@@ -181,25 +120,10 @@ std::string encode_all(const std::vector<Event>& events) {
             return {};
         }
     }
-    std::string body;
-    if (!list || json_dump_callback(list.get(), append_text, &body, JSON_COMPACT) != 0) {
-        return {};
-    }
-    return body;
+    return dump(list);
 }
 
-// --- reading
-// ---------------------------------------------------------------------------------------------------------
-
-template <class Enum, std::size_t N>
-std::optional<Enum> named(const std::array<Enum, N>& values, std::string_view text) noexcept {
-    for (const Enum value : values) {
-        if (to_string(value) == text) {
-            return value;
-        }
-    }
-    return std::nullopt;
-}
+// --- reading ---
 
 constexpr std::array kKinds{ManifestKind::unknown, ManifestKind::index, ManifestKind::image,
                             ManifestKind::legacy};
@@ -209,111 +133,6 @@ constexpr std::array kChanges{Change::fresh,     Change::changed, Change::same, 
 constexpr std::array kHoldNews{HoldNews::set, HoldNews::lifted, HoldNews::expiring,
                                HoldNews::unfetchable, HoldNews::ineffective};
 
-std::optional<std::uint64_t> parse_counter(std::string_view text) noexcept {
-    std::uint64_t value = 0;
-    const char* end = text.data() + text.size();
-    const auto [stopped, error] = std::from_chars(text.data(), end, value);
-    const bool padded = text.size() > 1 && text.front() == '0';
-    return error == std::errc{} && stopped == end && !padded ? std::optional(value) : std::nullopt;
-}
-
-// Reads fields by name and keeps the first complaint; after one, what it returns means nothing.
-class ObjectReader {
-  public:
-    // `where` goes before the field's name in complaints: "event 3: data.".
-    ObjectReader(const json_t* object, std::string where)
-        : object_(object), where_(std::move(where)) {
-        if (!json_is_object(object)) {
-            const std::string_view thing(where_.data(), where_.find_last_not_of(".: ") + 1);
-            error_ = Error{"bad-event", (thing.empty() ? "the state" : std::string(thing)) +
-                                            ": expected a JSON object"};
-        }
-    }
-
-    [[nodiscard]] const std::optional<Error>& error() const noexcept { return error_; }
-
-    void complain(const char* key, std::string_view expected) {
-        if (!error_) {
-            error_ = Error{"bad-event", where_ + key + ": expected " + std::string(expected)};
-        }
-    }
-
-    [[nodiscard]] const json_t* find(const char* key) const {
-        return json_object_get(object_, key);
-    }
-
-    std::string_view text(const char* key) {
-        const json_t* value = find(key);
-        if (!json_is_string(value)) {
-            complain(key, "a string");
-            return {};
-        }
-        return {json_string_value(value), json_string_length(value)};
-    }
-
-    std::string label(const char* key, bool may_be_empty) {
-        const std::string_view value = text(key);
-        if (value.size() > kMaxLabel || has_control(value) || (value.empty() && !may_be_empty)) {
-            complain(key, "up to 255 bytes without control characters");
-        }
-        return std::string(value);
-    }
-
-    std::string part(const char* key, bool (*fits)(std::string_view) noexcept) {
-        const std::string_view value = text(key);
-        if (!fits(value)) {
-            complain(key, "the grammar of image references");
-        }
-        return std::string(value);
-    }
-
-    Time moment(const char* key) {
-        const std::optional<Time> value = parse_time(text(key));
-        if (!value) {
-            complain(key, "an RFC 3339 time");
-        }
-        return value.value_or(Time{});
-    }
-
-    Digest digest(const char* key) {
-        const std::optional<Digest> value = Digest::parse(text(key));
-        if (!value) {
-            complain(key, "a sha256 or sha512 digest");
-        }
-        return value.value_or(Digest{});
-    }
-
-    std::optional<Digest> optional_digest(const char* key) {
-        const json_t* value = find(key);
-        if (value == nullptr || json_is_null(value)) {
-            return std::nullopt;
-        }
-        return digest(key);
-    }
-
-    std::uint64_t counter(const char* key) {
-        const std::optional<std::uint64_t> value = parse_counter(text(key));
-        if (!value) {
-            complain(key, "a decimal number below 2^64 in a string");
-        }
-        return value.value_or(0);
-    }
-
-    template <class Enum, std::size_t N>
-    Enum one_of(const char* key, const std::array<Enum, N>& values) {
-        const std::optional<Enum> value = named(values, text(key));
-        if (!value) {
-            complain(key, "one of the values of the event format");
-        }
-        return value.value_or(Enum{});
-    }
-
-  private:
-    const json_t* object_;
-    std::string where_;
-    std::optional<Error> error_;
-};
-
 Expected<std::vector<Sighting>> decode_history(const json_t* list, const std::string& where) {
     if (!json_is_array(list)) {
         return fail("bad-event", where + "history: expected an array");
@@ -321,7 +140,8 @@ Expected<std::vector<Sighting>> decode_history(const json_t* list, const std::st
     std::vector<Sighting> history;
     history.reserve(json_array_size(list));
     for (std::size_t i = 0; i < json_array_size(list); ++i) {
-        ObjectReader reader(json_array_get(list, i), where + "history[" + std::to_string(i) + "].");
+        ObjectReader reader(json_array_get(list, i), where + "history[" + std::to_string(i) + "].",
+                            kBadEvent);
         Sighting sighting;
         sighting.digest = reader.digest("digest");
         sighting.first_seen = reader.moment("first_seen");
@@ -335,7 +155,7 @@ Expected<std::vector<Sighting>> decode_history(const json_t* list, const std::st
 }
 
 Expected<TagState> decode_state(const json_t* object, const std::string& where) {
-    ObjectReader reader(object, where);
+    ObjectReader reader(object, where, kBadEvent);
     TagState state;
     state.tag.registry = reader.part("registry", is_registry);
     state.tag.repository = reader.part("repository", is_repository);
@@ -370,7 +190,7 @@ Expected<TagState> decode_state(const json_t* object, const std::string& where) 
 }
 
 Expected<void> decode_hold(const json_t* object, const std::string& where, HoldEvent& event) {
-    ObjectReader reader(object, where);
+    ObjectReader reader(object, where, kBadEvent);
     Expected<Tag> tag = Tag::parse(reader.text("tag"));
     if (!tag) {
         reader.complain("tag", "registry/repository:name");
@@ -388,7 +208,7 @@ Expected<void> decode_hold(const json_t* object, const std::string& where, HoldE
 // One event into its place in the batch; one of another type is none of ours to judge.
 Expected<void> decode_event(const json_t* object, std::size_t index, Batch& batch) {
     const std::string where = "event " + std::to_string(index) + ": ";
-    ObjectReader reader(object, where);
+    ObjectReader reader(object, where, kBadEvent);
     if (reader.text("specversion") != kSpecVersion) {
         reader.complain("specversion", "\"1.0\"");
     }

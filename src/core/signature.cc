@@ -207,6 +207,26 @@ Expected<void> Secrets::verify(std::string_view id, std::string_view timestamp,
     return {};
 }
 
+std::string sha256_hex(std::string_view text) {
+    static constexpr char kDigits[] = "0123456789abcdef";
+    std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
+    unsigned int size = 0;
+    std::string hex;
+    if (EVP_Digest(text.data(), text.size(), hash.data(), &size, EVP_sha256(), nullptr) != 1) {
+        return hex;
+    }
+    for (unsigned int i = 0; i < size; ++i) {
+        hex.push_back(kDigits[hash[i] >> 4]);
+        hex.push_back(kDigits[hash[i] & 15]);
+    }
+    return hex;
+}
+
+std::string signed_request(std::string_view method, std::string_view target,
+                           std::string_view body) {
+    return std::string(method).append(".").append(target).append(".").append(sha256_hex(body));
+}
+
 Expected<std::string> read_secret_file(const std::string& path) {
     // O_NONBLOCK: a FIFO must be refused, not waited for. A symbolic link is followed: mounted
     // Secrets are links.

@@ -38,6 +38,15 @@ class Secrets {
     std::vector<std::string> keys_;
 };
 
+// 64 lower-case hex digits. Empty when OpenSSL has no memory.
+[[nodiscard]] std::string sha256_hex(std::string_view text);
+
+// What stands in the body's place in a signature where method and target count too, as for
+// keel_api: "METHOD.request-target.<hex of the body's sha256>". `target`: as in the request line,
+// path and query.
+[[nodiscard]] std::string signed_request(std::string_view method, std::string_view target,
+                                         std::string_view body);
+
 // Reads a file of secrets or a token: must be a regular file that others may not read.
 // Errors: "secret-file" naming the path and what to do. Used at start, so blocking.
 [[nodiscard]] Expected<std::string> read_secret_file(const std::string& path);

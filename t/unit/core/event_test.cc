@@ -437,7 +437,7 @@ TEST(Event, whatever_a_client_says_is_written_so_that_it_can_be_read) {
 TEST(Event, state_errors_name_the_field_alone) {
     const auto none = decode_tag_state(nullptr);
     ASSERT_FALSE(none);
-    EXPECT_EQ(none.error().text, "the state: expected a JSON object");
+    EXPECT_EQ(none.error().text, "the object: expected a JSON object");
     const Json state(encode_tag_state(sample_state(), false));
     json_object_del(state.get(), "seq");
     EXPECT_EQ(decode_tag_state(state.get()).error().text, "seq: expected a string");

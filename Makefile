@@ -61,9 +61,9 @@ ifeq ($(missing),)
 pkg = $(shell pkg-config $(1))
 endif
 
-core_packages    := jansson libcrypto
-keeld_packages   := jansson libssl libcrypto libcurl sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
-keelctl_packages := jansson libcrypto libcurl fmt
+core_packages    := jansson libcrypto libpcre2-8
+keeld_packages   := jansson libssl libcrypto libpcre2-8 libcurl sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
+keelctl_packages := jansson libcrypto libpcre2-8 libcurl fmt
 
 # A machine with ccache compiles what it has compiled before in no time.
 ifeq ($(origin CXX),default)

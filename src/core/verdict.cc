@@ -38,6 +38,12 @@ std::string_view to_string(Reason reason) noexcept {
             return "revert-unconfirmed";
         case Reason::revert_refused:
             return "revert-refused";
+        case Reason::unknown_order:
+            return "unknown-order";
+        case Reason::stream_unknown:
+            return "stream-unknown";
+        case Reason::stream_jump:
+            return "stream-jump";
         case Reason::rollout_stalled:
             return "rollout-stalled";
         case Reason::restart_cannot_pull:

@@ -26,6 +26,9 @@ enum class Reason : std::uint8_t {
     target_rejected,
     revert_unconfirmed,
     revert_refused,
+    unknown_order,    // the order of what matches is not known
+    stream_unknown,   // the running tag is not of the stream that the pattern names
+    stream_jump,      // only another product or another numbering is newer
     rollout_stalled,  // this very target was rolled out before and did not arrive; it is not
                       // written twice
     restart_cannot_pull,

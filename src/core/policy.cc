@@ -1,0 +1,438 @@
+#include "core/policy.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "core/reference.h"
+
+namespace keel {
+namespace {
+
+constexpr std::size_t kMaxPattern = 1'000;         // bytes
+constexpr std::uint32_t kMatchLimit = 20'000;      // steps of PCRE2 for one name
+constexpr std::uint32_t kHeapLimit = 1'024;        // kB
+constexpr std::uint32_t kWidestStep = 2;           // in the first field, on the way up
+constexpr std::uint32_t kCountsUpTo = 100;         // a single field from here on counts builds
+constexpr std::string_view kKeyGroup = "compare";  // of regexp:
+
+struct FreeCode {
+    void operator()(pcre2_code* code) const noexcept { pcre2_code_free(code); }
+};
+struct FreeMatch {
+    void operator()(pcre2_match_data* match) const noexcept { pcre2_match_data_free(match); }
+};
+struct FreeContext {
+    void operator()(pcre2_match_context* context) const noexcept {
+        pcre2_match_context_free(context);
+    }
+};
+struct FreeCompileContext {
+    void operator()(pcre2_compile_context* context) const noexcept {
+        pcre2_compile_context_free(context);
+    }
+};
+
+// `*` and `?`; linear but for the one star that is tried again.
+bool matches_glob(std::string_view pattern, std::string_view text) noexcept {
+    std::size_t p = 0;
+    std::size_t t = 0;
+    std::size_t star = std::string_view::npos;
+    std::size_t retry = 0;
+    while (t < text.size()) {
+        if (p < pattern.size() && pattern[p] == '*') {
+            star = p++;
+            retry = t;
+        } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
+            ++p;
+            ++t;
+        } else if (star != std::string_view::npos) {
+            p = star + 1;
+            t = ++retry;
+        } else {
+            return false;
+        }
+    }
+    while (p < pattern.size() && pattern[p] == '*')
+        ++p;
+    return p == pattern.size();
+}
+
+Error invalid(std::string_view policy, const std::string& why) {
+    return Error{"policy-invalid", "policy \"" + std::string{policy} + "\": " + why};
+}
+
+}  // namespace
+
+// --- patterns ---
+
+enum class Match : std::uint8_t { no, yes, too_expensive };
+
+class Pattern {
+  public:
+    static Expected<std::shared_ptr<const Pattern>> glob(std::string_view text) {
+        auto pattern = std::make_shared<Pattern>();
+        pattern->glob_ = text;
+        return pattern;
+    }
+
+    static Expected<std::shared_ptr<const Pattern>> regexp(std::string_view text) {
+        auto pattern = std::make_shared<Pattern>();
+        std::unique_ptr<pcre2_compile_context, FreeCompileContext> context{
+            pcre2_compile_context_create(nullptr)};
+        int error = 0;
+        PCRE2_SIZE offset = 0;
+        pattern->code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                                           PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                                           context.get()));
+        if (!pattern->code_) {
+            std::array<PCRE2_UCHAR, 160> message{};
+            pcre2_get_error_message(error, message.data(), message.size());
+            return tl::unexpected(
+                Error{"policy-invalid", std::string{reinterpret_cast<char*>(message.data())} +
+                                            " at character " + std::to_string(offset + 1)});
+        }
+        (void)pcre2_jit_compile(pattern->code_.get(), PCRE2_JIT_COMPLETE);  // else interpreted
+        pattern->match_.reset(pcre2_match_data_create_from_pattern(pattern->code_.get(), nullptr));
+        pattern->limits_.reset(pcre2_match_context_create(nullptr));
+        if (!pattern->match_ || !pattern->limits_) throw std::bad_alloc();
+        pcre2_set_match_limit(pattern->limits_.get(), kMatchLimit);
+        pcre2_set_heap_limit(pattern->limits_.get(), kHeapLimit);
+        const std::string group{kKeyGroup};
+        pattern->key_group_ = pcre2_substring_number_from_name(
+            pattern->code_.get(), reinterpret_cast<PCRE2_SPTR>(group.c_str()));
+        return pattern;
+    }
+
+    // Whether names are ordered by a part of them, so that the rest may differ.
+    [[nodiscard]] bool names_key() const noexcept { return key_group_ > 0; }
+
+    // `key` is what the name is ordered by. One caller at a time: the match's memory is kept.
+    [[nodiscard]] Match match(std::string_view name, std::string_view& key) const noexcept {
+        key = name;
+        if (!code_) return matches_glob(glob_, name) ? Match::yes : Match::no;
+        const int found = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(name.data()),
+                                      name.size(), 0, 0, match_.get(), limits_.get());
+        if (found == PCRE2_ERROR_NOMATCH) return Match::no;
+        if (found < 0) return Match::too_expensive;
+        if (!names_key()) return Match::yes;
+        const auto group = static_cast<std::uint32_t>(key_group_);
+        const PCRE2_SIZE* at = pcre2_get_ovector_pointer(match_.get());
+        if (group >= pcre2_get_ovector_count(match_.get()) || at[2 * group] == PCRE2_UNSET ||
+            at[2 * group] >= at[2 * group + 1]) {
+            return Match::no;
+        }
+        key = name.substr(at[2 * group], at[2 * group + 1] - at[2 * group]);
+        return Match::yes;
+    }
+
+  private:
+    std::string glob_;
+    std::unique_ptr<pcre2_code, FreeCode> code_;
+    std::unique_ptr<pcre2_match_data, FreeMatch> match_;
+    std::unique_ptr<pcre2_match_context, FreeContext> limits_;
+    int key_group_ = 0;
+};
+
+Expected<Policy> Policy::parse(std::string_view text) {
+    struct Word {
+        std::string_view text;
+        PolicyKind kind;
+    };
+    static constexpr std::array<Word, 7> kWords{{{"", PolicyKind::none},
+                                                 {"never", PolicyKind::never},
+                                                 {"force", PolicyKind::force},
+                                                 {"patch", PolicyKind::patch},
+                                                 {"minor", PolicyKind::minor},
+                                                 {"major", PolicyKind::major},
+                                                 {"all", PolicyKind::all}}};
+    Policy policy;
+    policy.text_ = text;
+    for (const Word& word : kWords) {
+        if (text != word.text) continue;
+        policy.kind_ = word.kind;
+        return policy;
+    }
+    const bool glob = text.starts_with("glob:");
+    if (!glob && !text.starts_with("regexp:")) {
+        return tl::unexpected(invalid(text,
+                                      "there are force, patch, minor, major, all, never, "
+                                      "glob:PATTERN and regexp:PATTERN"));
+    }
+    policy.kind_ = glob ? PolicyKind::glob : PolicyKind::regexp;
+    const std::string_view pattern = text.substr(text.find(':') + 1);
+    if (pattern.empty()) return tl::unexpected(invalid(text, "the pattern is empty"));
+    if (pattern.size() > kMaxPattern) {
+        return tl::unexpected(invalid(text.substr(0, 60), "the pattern is longer than 1000 bytes"));
+    }
+    auto compiled = glob ? Pattern::glob(pattern) : Pattern::regexp(pattern);
+    if (!compiled) return tl::unexpected(invalid(text, compiled.error().text));
+    policy.pattern_ = std::move(*compiled);
+    return policy;
+}
+
+namespace {
+
+// --- version policies ---
+
+struct Candidate {
+    std::string_view name;
+    TagShape shape;
+};
+
+bool is_higher(const TagShape& a, const TagShape& b, Suffixes suffixes) noexcept {
+    const auto order = compare(a, b, suffixes);
+    return order && *order > 0;
+}
+
+// Among equals the one without leading zeros, then the lowest in bytes.
+bool is_better(const Candidate& a, const Candidate& b, Suffixes suffixes) noexcept {
+    const auto order = compare(a.shape, b.shape, suffixes);
+    if (order && *order != 0) return *order > 0;
+    if (a.shape.zeros != b.shape.zeros) return b.shape.zeros;
+    return a.name < b.name;
+}
+
+// The highest name that is higher than the current one in its own stream, whatever the policy.
+std::string_view highest_beyond(const TagShape& current, const TagQuestion& question) {
+    Candidate best{{}, current};
+    for (const std::string_view name : question.listed) {
+        const Candidate candidate{name, read_shape(name)};
+        if (!is_higher(candidate.shape, current, Suffixes::ordered)) continue;
+        if (best.name.empty() || is_better(candidate, best, Suffixes::ordered)) best = candidate;
+    }
+    return best.name;
+}
+
+// Fields from the left that the policy keeps as they are; nothing where it allows no other name.
+std::optional<std::size_t> kept_fields(PolicyKind kind, const TagShape& current) noexcept {
+    switch (kind) {
+        case PolicyKind::patch:
+            return current.count >= 3 ? std::optional<std::size_t>{2} : std::nullopt;
+        case PolicyKind::minor:
+            return current.count >= 2 ? std::optional<std::size_t>{1} : std::nullopt;
+        case PolicyKind::major:
+        case PolicyKind::all:
+            return 0;
+        default:
+            return std::nullopt;
+    }
+}
+
+// What lies behind a step of more than two in the first field is another product or another
+// numbering. Returns whether anything was left out.
+bool leave_out_jumps(const TagShape& current, std::vector<Candidate>& candidates) {
+    if (current.count == 1 && current.fields[0] >= kCountsUpTo) return false;
+    std::ranges::sort(candidates, {}, [](const Candidate& one) { return one.shape.fields[0]; });
+    std::uint32_t reached = current.fields[0];
+    const auto jump = std::ranges::find_if(candidates, [&](const Candidate& one) {
+        const bool too_far = one.shape.fields[0] > reached + kWidestStep;
+        reached = one.shape.fields[0];
+        return too_far;
+    });
+    const bool any = jump != candidates.end();
+    candidates.erase(jump, candidates.end());
+    return any;
+}
+
+TagChoice none_newer(std::string_view beyond) noexcept {
+    TagChoice choice;
+    choice.reason = beyond.empty() ? Reason::up_to_date : Reason::beyond_policy;
+    choice.beyond = beyond;
+    return choice;
+}
+
+TagChoice choose_version(PolicyKind kind, const TagQuestion& question) {
+    const TagShape current = read_shape(question.current);
+    if (!current.ordered()) return {Reason::fixed_tag, {}, {}, ""};
+    const std::string_view beyond = highest_beyond(current, question);
+    const auto kept = kept_fields(kind, current);
+    if (!kept) return none_newer(beyond);
+    const bool ordered = kind == PolicyKind::all || !question.match_pre_release;
+    const Suffixes suffixes = ordered ? Suffixes::ordered : Suffixes::identical;
+    std::vector<Candidate> candidates;
+    for (const std::string_view name : question.listed) {
+        const TagShape shape = read_shape(name);
+        if (!is_higher(shape, current, suffixes)) continue;
+        if (!std::equal(current.fields.begin(), current.fields.begin() + *kept,
+                        shape.fields.begin())) {
+            continue;
+        }
+        candidates.push_back({name, shape});
+    }
+    const bool jumped = leave_out_jumps(current, candidates);
+    if (candidates.empty()) {
+        if (jumped) return {Reason::stream_jump, {}, beyond, ""};
+        return none_newer(beyond);
+    }
+    if (question.step == Step::next) {
+        const std::uint32_t lowest = std::ranges::min(candidates, {}, [](const Candidate& one) {
+                                         return one.shape.fields[0];
+                                     }).shape.fields[0];
+        std::erase_if(candidates,
+                      [&](const Candidate& one) { return one.shape.fields[0] != lowest; });
+    }
+    const Candidate best = *std::ranges::min_element(
+        candidates,
+        [&](const Candidate& a, const Candidate& b) { return is_better(a, b, suffixes); });
+    return {Reason::newer_tag, best.name, beyond == best.name ? std::string_view{} : beyond, ""};
+}
+
+// --- pattern policies ---
+
+struct Keyed {
+    std::string_view name;
+    std::string_view key;
+};
+
+bool is_hex_word(std::string_view text) noexcept {
+    return !text.empty() && text.find_first_not_of("0123456789abcdefABCDEF") == text.npos;
+}
+
+// Whether natural order says nothing about these keys: hashes among them, or what can only be
+// hashes of one length.
+bool are_hashes(std::span<const Keyed> matching) noexcept {
+    constexpr std::size_t kShortestHash = 7;
+    if (std::ranges::any_of(matching, is_hash, &Keyed::key)) return true;
+    const std::size_t size = matching.front().key.size();
+    const bool words = std::ranges::all_of(
+        matching, [&](const Keyed& one) { return one.key.size() == size && is_hex_word(one.key); });
+    const bool letters = std::ranges::any_of(matching, [](const Keyed& one) {
+        return one.key.find_first_not_of("0123456789") != one.key.npos;
+    });
+    return size >= kShortestHash && words && letters;
+}
+
+// By the order in which our own ledger first saw them. The current one stands first.
+TagChoice choose_by_first_sight(std::span<const Keyed> matching, const TagQuestion& question,
+                                std::string_view beyond) {
+    if (matching.size() == 1) return none_newer(beyond);
+    const char* kUnseen = "they look like hashes, and the order of first sight is not known";
+    const auto seen = [&](std::string_view name) {
+        return question.first_seen == nullptr ? std::nullopt : (*question.first_seen)(name);
+    };
+    const std::optional<std::uint64_t> current = seen(matching.front().name);
+    if (!current) return {Reason::unknown_order, {}, beyond, kUnseen};
+    std::uint64_t newest = *current;
+    std::string_view selected = matching.front().name;
+    bool alone = true;
+    for (const Keyed& one : matching.subspan(1)) {
+        const std::optional<std::uint64_t> at = seen(one.name);
+        if (!at) return {Reason::unknown_order, {}, beyond, kUnseen};
+        if (*at > newest) selected = one.name;
+        alone = *at > newest || (alone && *at != newest);
+        newest = std::max(newest, *at);
+    }
+    if (!alone) return {Reason::unknown_order, {}, beyond, "they were first seen in one listing"};
+    if (selected == matching.front().name) return none_newer(beyond);
+    return {Reason::newer_tag, selected, beyond == selected ? std::string_view{} : beyond, ""};
+}
+
+TagChoice choose_by_natural_order(const Pattern& pattern, std::span<const Keyed> matching,
+                                  std::string_view beyond) {
+    const Keyed current = matching.front();
+    Keyed best = current;
+    bool alone = true;
+    for (const Keyed& one : matching.subspan(1)) {
+        if (!pattern.names_key() && !same_skeleton(one.key, current.key)) continue;
+        const auto order = natural_order(one.key, best.key);
+        if (order > 0) {
+            best = one;
+            alone = true;
+        } else if (order == 0) {
+            alone = false;
+        }
+    }
+    if (!alone) return {Reason::unknown_order, {}, beyond, "several have the same highest key"};
+    if (best.name == current.name) return none_newer(beyond);
+    return {Reason::newer_tag, best.name, beyond == best.name ? std::string_view{} : beyond, ""};
+}
+
+TagChoice choose_by_pattern(const Pattern& pattern, const TagQuestion& question) {
+    constexpr const char* kExpensive = "the pattern takes too many steps";
+    std::vector<Keyed> matching(1);
+    matching[0].name = question.current;
+    switch (pattern.match(question.current, matching[0].key)) {
+        case Match::too_expensive:
+            return {Reason::policy_invalid, {}, {}, kExpensive};
+        case Match::no:
+            return {Reason::stream_unknown, {}, {}, ""};
+        case Match::yes:
+            break;
+    }
+    for (const std::string_view name : question.listed) {
+        Keyed one{name, {}};
+        if (name == question.current || is_signature_tag(name)) continue;
+        const Match match = pattern.match(name, one.key);
+        if (match == Match::too_expensive) return {Reason::policy_invalid, {}, {}, kExpensive};
+        if (match == Match::yes) matching.push_back(one);
+    }
+    const TagShape shape = read_shape(question.current);
+    const std::string_view beyond =
+        shape.ordered() ? highest_beyond(shape, question) : std::string_view{};
+    if (are_hashes(matching)) return choose_by_first_sight(matching, question, beyond);
+    return choose_by_natural_order(pattern, matching, beyond);
+}
+
+}  // namespace
+
+TagChoice choose_tag(const Policy& policy, const TagQuestion& question) {
+    switch (policy.kind()) {
+        case PolicyKind::none:
+            return {Reason::no_policy, {}, {}, ""};
+        case PolicyKind::never:
+            return {Reason::vetoed, {}, {}, ""};
+        case PolicyKind::force: {
+            const TagShape current = read_shape(question.current);
+            return none_newer(current.ordered() ? highest_beyond(current, question)
+                                                : std::string_view{});
+        }
+        case PolicyKind::glob:
+        case PolicyKind::regexp:
+            return choose_by_pattern(*policy.pattern(), question);
+        default:
+            return choose_version(policy.kind(), question);
+    }
+}
+
+std::string sentence(const Policy& policy, std::string_view current, const TagChoice& choice) {
+    const std::string tag{current};
+    const std::string beyond{choice.beyond};
+    const std::string& rule = policy.text();
+    std::string text;
+    switch (choice.reason) {
+        case Reason::newer_tag:
+            text =
+                rule + " allows " + std::string{choice.selected} + ", which is newer than " + tag;
+            if (!beyond.empty()) text += "; the newest there is, " + beyond + ", it does not";
+            return text;
+        case Reason::up_to_date:
+            return "nothing listed is newer than " + tag;
+        case Reason::beyond_policy:
+            return beyond + " is newer than " + tag + ", and " + rule + " does not allow it";
+        case Reason::fixed_tag:
+            return tag + " has no order; its digest is followed and the tag never changes";
+        case Reason::stream_jump:
+            return "between " + tag + " and " + beyond +
+                   " lies a step of more than two in the first number: another product or another "
+                   "numbering; a pattern or an approval releases it";
+        case Reason::stream_unknown:
+            return tag + " itself does not match " + rule + ", so what matches is another stream";
+        case Reason::unknown_order:
+            return "what matches " + rule + " cannot be ordered: " + choice.detail;
+        case Reason::policy_invalid:
+            return rule + ": " + choice.detail;
+        case Reason::vetoed:
+            return "somebody said never";
+        case Reason::no_policy:
+            return "no policy is set";
+        default:
+            return std::string{to_string(choice.reason)};
+    }
+}
+
+}  // namespace keel

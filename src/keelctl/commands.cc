@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "keelctl/client.h"
+#include "keelctl/policy_try.h"
 #include "keelctl/show.h"
 
 namespace keel::ctl {
@@ -83,6 +84,21 @@ Exit codes: 0 answered; 2 could not tell (also when keeld goes away during --fol
 Examples:
   keelctl history --since 2026-11-22T12:00:00Z
   keelctl history StatefulSet/db/main --kind refused --limit 0)";
+
+constexpr const char* kTryFooter =
+    R"(POLICY is force, patch, minor, major, all, never, glob:PATTERN or regexp:PATTERN; it counts as set on the workload
+itself. REFERENCE is the image as the workload has it, TAG each tag that its registry lists. Nothing is asked, neither
+keeld nor a registry: what a digest would do, an image's platforms and its age are not looked at.
+
+--batch reads tab-separated rows on standard input under the heading "policy match_pre_release current tags" (tags
+separated by commas) and prints them with the columns verdict, reason and selected ("-": none) added.
+
+Exit codes: 0 for any verdict; 2 wrong usage, or a row that cannot be read.
+
+Examples:
+  keelctl policy try minor redis:8.0.6-alpine 8.2.1 8.2.1-alpine 9.0.0-alpine
+  keelctl policy try 'glob:pg16-*' tensorchord/pgvecto-rs:pg16-v0.1.2 pg16-v0.3.0 pg17-v0.3.0
+  keelctl policy try --batch < cases.tsv)";
 
 struct Options {
     std::string server;
@@ -389,10 +405,40 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     rollouts->add_option("WORKLOAD", options.workload, "only of this one: KIND/NAMESPACE/NAME");
     add_limit(rollouts, kRolloutLines);
 
+    CLI::App* policy = app.add_subcommand("policy", "what a policy means");
+    policy->require_subcommand(1);
+    CLI::App* attempt = policy->add_subcommand(
+        "try", "which tag a policy would choose, and why; answered without keeld");
+    PolicyTrial trial;
+    bool batch = false;
+    attempt->footer(kTryFooter);
+    auto* rows = attempt->add_flag("--batch", batch, "many cases, from standard input");
+    attempt->add_option("POLICY", trial.policy)->excludes(rows);
+    attempt->add_option("REFERENCE", trial.reference)->excludes(rows);
+    attempt->add_option("TAG", trial.tags)->excludes(rows);
+    attempt
+        ->add_option("--match-prerelease", trial.match_pre_release,
+                     "whether pre-releases and counters must stay as they are")
+        ->type_name("true|false")
+        ->capture_default_str();
+    attempt->add_option("--step", trial.step, "highest; next skips no first number")
+        ->check(CLI::IsMember({"highest", "next"}).description(""))
+        ->type_name("highest|next")
+        ->capture_default_str();
+
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         return app.exit(error, out, err) == 0 ? kFine : kUnknown;
+    }
+    if (attempt->parsed()) {
+        if (batch) return try_policies(*environment.in, out, err);
+        if (trial.reference.empty()) {
+            err << "keelctl: policy try needs POLICY and REFERENCE, or --batch\n";
+            return kUnknown;
+        }
+        trial.json = options.output == "json";
+        return try_policy(trial, out, err);
     }
     if (command == nullptr) {
         err << app.help();

@@ -20,6 +20,7 @@ struct Environment {
     bool colours = false;  // standard output is a terminal and NO_COLOR is unset
     std::function<Time()> now;
     std::function<bool()> pause;  // between two looks of `history --follow`; false ends it
+    std::istream* in = nullptr;   // standard input, for `policy try --batch`
 };
 
 int run(int argc, const char* const* argv, const Environment& environment, std::ostream& out,

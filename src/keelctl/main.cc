@@ -34,6 +34,9 @@ int main(int argc, char** argv) {
         std::this_thread::sleep_for(kFollowPause);
         return std::cout.good();
     };
+    std::ios::sync_with_stdio(false);
+    std::cin.tie(nullptr);
+    environment.in = &std::cin;
     const int code = keel::ctl::run(argc, argv, environment, std::cout, std::cerr);
     std::cout.flush();
     curl_global_cleanup();

@@ -141,15 +141,15 @@ class Pattern {
 Expected<Policy> Policy::parse(std::string_view text) {
     struct Word {
         std::string_view text;
-        PolicyKind kind;
+        Policy::Kind kind;
     };
-    static constexpr std::array<Word, 7> kWords{{{"", PolicyKind::none},
-                                                 {"never", PolicyKind::never},
-                                                 {"force", PolicyKind::force},
-                                                 {"patch", PolicyKind::patch},
-                                                 {"minor", PolicyKind::minor},
-                                                 {"major", PolicyKind::major},
-                                                 {"all", PolicyKind::all}}};
+    static constexpr std::array<Word, 7> kWords{{{"", Policy::Kind::none},
+                                                 {"never", Policy::Kind::never},
+                                                 {"force", Policy::Kind::force},
+                                                 {"patch", Policy::Kind::patch},
+                                                 {"minor", Policy::Kind::minor},
+                                                 {"major", Policy::Kind::major},
+                                                 {"all", Policy::Kind::all}}};
     Policy policy;
     policy.text_ = text;
     for (const Word& word : kWords) {
@@ -163,7 +163,7 @@ Expected<Policy> Policy::parse(std::string_view text) {
                                       "there are force, patch, minor, major, all, never, "
                                       "glob:PATTERN and regexp:PATTERN"));
     }
-    policy.kind_ = glob ? PolicyKind::glob : PolicyKind::regexp;
+    policy.kind_ = glob ? Policy::Kind::glob : Policy::Kind::regexp;
     const std::string_view pattern = text.substr(text.find(':') + 1);
     if (pattern.empty()) return tl::unexpected(invalid(text, "the pattern is empty"));
     if (pattern.size() > kMaxPattern) {
@@ -209,14 +209,14 @@ std::string_view highest_beyond(const TagShape& current, const TagQuestion& ques
 }
 
 // Fields from the left that the policy keeps as they are; nothing where it allows no other name.
-std::optional<std::size_t> kept_fields(PolicyKind kind, const TagShape& current) noexcept {
+std::optional<std::size_t> kept_fields(Policy::Kind kind, const TagShape& current) noexcept {
     switch (kind) {
-        case PolicyKind::patch:
+        case Policy::Kind::patch:
             return current.count >= 3 ? std::optional<std::size_t>{2} : std::nullopt;
-        case PolicyKind::minor:
+        case Policy::Kind::minor:
             return current.count >= 2 ? std::optional<std::size_t>{1} : std::nullopt;
-        case PolicyKind::major:
-        case PolicyKind::all:
+        case Policy::Kind::major:
+        case Policy::Kind::all:
             return 0;
         default:
             return std::nullopt;
@@ -246,13 +246,13 @@ TagChoice none_newer(std::string_view beyond) noexcept {
     return choice;
 }
 
-TagChoice choose_version(PolicyKind kind, const TagQuestion& question) {
+TagChoice choose_version(Policy::Kind kind, const TagQuestion& question) {
     const TagShape current = read_shape(question.current);
     if (!current.ordered()) return {Reason::fixed_tag, {}, {}, ""};
     const std::string_view beyond = highest_beyond(current, question);
     const auto kept = kept_fields(kind, current);
     if (!kept) return none_newer(beyond);
-    const bool ordered = kind == PolicyKind::all || !question.match_pre_release;
+    const bool ordered = kind == Policy::Kind::all || !question.match_pre_release;
     const Suffixes suffixes = ordered ? Suffixes::ordered : Suffixes::identical;
     std::vector<Candidate> candidates;
     for (const std::string_view name : question.listed) {
@@ -382,17 +382,17 @@ TagChoice choose_by_pattern(const Pattern& pattern, const TagQuestion& question)
 
 TagChoice choose_tag(const Policy& policy, const TagQuestion& question) {
     switch (policy.kind()) {
-        case PolicyKind::none:
+        case Policy::Kind::none:
             return {Reason::no_policy, {}, {}, ""};
-        case PolicyKind::never:
+        case Policy::Kind::never:
             return {Reason::vetoed, {}, {}, ""};
-        case PolicyKind::force: {
+        case Policy::Kind::force: {
             const TagShape current = read_shape(question.current);
             return none_newer(current.ordered() ? highest_beyond(current, question)
                                                 : std::string_view{});
         }
-        case PolicyKind::glob:
-        case PolicyKind::regexp:
+        case Policy::Kind::glob:
+        case Policy::Kind::regexp:
             return choose_by_pattern(*policy.pattern(), question);
         default:
             return choose_version(policy.kind(), question);

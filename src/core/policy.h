@@ -16,24 +16,24 @@
 
 namespace keel {
 
-enum class PolicyKind : std::uint8_t { none, never, force, patch, minor, major, all, glob, regexp };
-
 class Pattern;  // of glob: and regexp:
 
 // What `keel.sh/policy` says. Immutable; cheap to copy.
 class Policy {
   public:
+    enum class Kind : std::uint8_t { none, never, force, patch, minor, major, all, glob, regexp };
+
     // Errors: "policy-invalid" for what is none of the policies, for an empty pattern and for one
-    // that does not compile or is longer than 1,000 bytes. Empty text is PolicyKind::none.
+    // that does not compile or is longer than 1,000 bytes. Empty text is Kind::none.
     [[nodiscard]] static Expected<Policy> parse(std::string_view text);
 
-    [[nodiscard]] PolicyKind kind() const noexcept { return kind_; }
+    [[nodiscard]] Kind kind() const noexcept { return kind_; }
     [[nodiscard]] const std::string& text() const noexcept { return text_; }
     // Null unless glob or regexp.
     [[nodiscard]] const Pattern* pattern() const noexcept { return pattern_.get(); }
 
   private:
-    PolicyKind kind_ = PolicyKind::none;
+    Kind kind_ = Kind::none;
     std::string text_;
     std::shared_ptr<const Pattern> pattern_;
 };

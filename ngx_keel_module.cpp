@@ -13,27 +13,32 @@ namespace {
 
 ngx_int_t add_hooks(ngx_conf_t* cf) noexcept;
 ngx_int_t header_filter(ngx_http_request_t* r) noexcept;
+ngx_int_t body_filter(ngx_http_request_t* r, ngx_chain_t* in) noexcept;
 ngx_int_t start(ngx_cycle_t* cycle) noexcept;
 
 ngx_http_output_header_filter_pt next_header_filter;
+ngx_http_output_body_filter_pt next_body_filter;
 
 constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
-ngx_command_t commands[] = {{ngx_string("keel_zone"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12,
-                             set_zone, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
-                            {ngx_string("keel_cache_name"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1,
-                             set_cache_name, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
-                            {ngx_string("keel"), kEverywhere | NGX_CONF_FLAG, set_observe,
-                             NGX_HTTP_LOC_CONF_OFFSET, offsetof(LocationConf, observe), nullptr},
-                            {ngx_string("keel_registry"), kEverywhere | NGX_CONF_TAKE12,
-                             set_registry, NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
-                            {ngx_string("keel_node"), kEverywhere | NGX_CONF_TAKE1, set_node,
-                             NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
-                            {ngx_string("keel_companion"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE123,
-                             set_companion, NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
-                            {ngx_string("keel_api"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS, set_api,
-                             NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
-                            ngx_null_command};
+ngx_command_t commands[] = {
+    {ngx_string("keel_zone"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE12, set_zone,
+     NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+    {ngx_string("keel_cache_name"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1, set_cache_name,
+     NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+    {ngx_string("keel"), kEverywhere | NGX_CONF_FLAG, set_observe, NGX_HTTP_LOC_CONF_OFFSET,
+     offsetof(LocationConf, observe), nullptr},
+    {ngx_string("keel_registry"), kEverywhere | NGX_CONF_TAKE12, set_registry,
+     NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
+    {ngx_string("keel_verify"), kEverywhere | NGX_CONF_TAKE1, ngx_conf_set_enum_slot,
+     NGX_HTTP_LOC_CONF_OFFSET, offsetof(LocationConf, verify), verify_words},
+    {ngx_string("keel_node"), kEverywhere | NGX_CONF_TAKE1, set_node, NGX_HTTP_LOC_CONF_OFFSET, 0,
+     nullptr},
+    {ngx_string("keel_companion"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE123, set_companion,
+     NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
+    {ngx_string("keel_api"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS, set_api, NGX_HTTP_LOC_CONF_OFFSET,
+     0, nullptr},
+    ngx_null_command};
 
 ngx_http_module_t context = {
     add_variables,         // preconfiguration
@@ -80,12 +85,20 @@ ngx_int_t add_hooks(ngx_conf_t* cf) noexcept {
     *handler = parse_request;
     next_header_filter = ngx_http_top_header_filter;
     ngx_http_top_header_filter = header_filter;
+    next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = body_filter;
     return NGX_OK;
 }
 
 ngx_int_t header_filter(ngx_http_request_t* r) noexcept {
-    observe_answer(r);
+    if (TagRequest* request = tag_request(r)) observe_answer(r, *request);
     return next_header_filter(r);
+}
+
+ngx_int_t body_filter(ngx_http_request_t* r, ngx_chain_t* in) noexcept {
+    TagRequest* request = tag_request_here(r);
+    if (request != nullptr && request->hash != nullptr) observe_body(r, *request, in);
+    return next_body_filter(r, in);
 }
 
 ngx_int_t start(ngx_cycle_t* cycle) noexcept {

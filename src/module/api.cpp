@@ -80,16 +80,37 @@ json_t* companions_of(Table table, const MainConf& conf) {
     return list;
 }
 
+json_t* requests(std::int64_t count) {
+    return count < 0 ? json_null() : json_integer(static_cast<json_int_t>(count));
+}
+
+json_t* rates_of(const RegistryState& state) {
+    if (state.rates_at == 0) return json_null();
+    return json_pack("{s:o,s:o,s:o,s:o,s:o}", "limit", requests(state.rate_limit), "remaining",
+                     requests(state.rate_remaining), "window",
+                     state.rate_window == 0 ? json_null() : size(state.rate_window), "source",
+                     state.rate_source[0] == '\0' ? json_null() : json_string(state.rate_source),
+                     "at", moment(state.rates_at));
+}
+
+json_t* last_error_of(const RegistryState& state) {
+    if (state.last_error == 0) return json_null();
+    return json_pack("{s:o,s:o}", "status", size(state.last_error), "at",
+                     moment(state.last_error_at));
+}
+
 json_t* registries_of(Table table) {
     json_t* all = json_object();
     for (const RegistryState& state : table.registries()) {
         json_object_set_new(
             all, state.name,
-            json_pack("{s:o,s:I,s:o,s:o,s:o,s:o,s:o}", "last_answer", moment(state.last_answer),
-                      "last_status", static_cast<json_int_t>(state.last_status), "observed",
+            json_pack("{s:o,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "last_answer",
+                      moment(state.last_answer), "last_status",
+                      static_cast<json_int_t>(state.last_status), "observed",
                       counter(state.observed), "unauthorized", counter(state.unauthorized),
                       "not_found", counter(state.not_found), "throttled", counter(state.throttled),
-                      "failed", counter(state.failed)));
+                      "failed", counter(state.failed), "last_error", last_error_of(state),
+                      "rate_limit", rates_of(state), "retry_at", moment(state.retry_at)));
     }
     return all;
 }
@@ -206,6 +227,45 @@ void sample(std::string& out, const char* name, const std::string& labels, std::
     out.append(" ").append(std::to_string(value)).append("\n");
 }
 
+// One metric for each registry that has it.
+template <class Value>
+void registry_metric(std::string& out, const std::vector<RegistryState>& registries,
+                     const char* name, const char* help, const char* type, Value value) {
+    bool first = true;
+    for (const RegistryState& state : registries) {
+        const std::int64_t number = value(state);
+        if (number < 0) continue;
+        if (first) metric(out, name, help, type);
+        first = false;
+        sample(out, name, "registry=\"" + std::string{state.name} + "\"",
+               static_cast<std::uint64_t>(number));
+    }
+}
+
+void registry_metrics(std::string& out, Table table) {
+    const std::vector<RegistryState> registries = table.registries();
+    const auto failed = [](const RegistryState& state) {
+        return static_cast<std::int64_t>(state.unauthorized + state.not_found + state.throttled +
+                                         state.failed);
+    };
+    registry_metric(out, registries, "keel_registry_errors_total",
+                    "Answers of 401, 403, 404, 429 and 5xx", "counter", failed);
+    registry_metric(out, registries, "keel_registry_throttled_total", "Answers of 429", "counter",
+                    [](const RegistryState& state) { return std::int64_t(state.throttled); });
+    registry_metric(
+        out, registries, "keel_registry_rate_limit", "Requests by RateLimit-Limit", "gauge",
+        [](const RegistryState& state) { return state.rates_at == 0 ? -1 : state.rate_limit; });
+    registry_metric(
+        out, registries, "keel_registry_rate_remaining", "Requests left by RateLimit-Remaining",
+        "gauge",
+        [](const RegistryState& state) { return state.rates_at == 0 ? -1 : state.rate_remaining; });
+    registry_metric(out, registries, "keel_registry_retry_at_seconds",
+                    "When the last Retry-After ends, in seconds since 1970", "gauge",
+                    [](const RegistryState& state) {
+                        return state.retry_at == 0 ? -1 : state.retry_at / 1000;
+                    });
+}
+
 Reply metrics(const MainConf& conf) {
     Table table = table_of(conf);
     const Head head = table.head();
@@ -223,6 +283,7 @@ Reply metrics(const MainConf& conf) {
     sample(out, "keel_zone_size_bytes", "", use.size);
     metric(out, "keel_zone_used_bytes", "Pages of the zone in use", "gauge");
     sample(out, "keel_zone_used_bytes", "", use.used);
+    registry_metrics(out, table);
     if (conf.companions == nullptr) return {NGX_HTTP_OK, out, "text/plain; version=0.0.4"};
     metric(out, "keel_companion_behind", "Sequence numbers that the companion lacks", "gauge");
     for (ngx_uint_t i = 0; i < conf.companions->nelts; ++i) {

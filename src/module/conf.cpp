@@ -180,6 +180,11 @@ char* find_publisher(ngx_conf_t* cf, MainConf& conf) noexcept {
 
 // --- directives ---
 
+ngx_conf_enum_t verify_words[] = {{ngx_string("off"), ngx_uint_t(Verify::off)},
+                                  {ngx_string("missing"), ngx_uint_t(Verify::missing)},
+                                  {ngx_string("on"), ngx_uint_t(Verify::on)},
+                                  {ngx_null_string, 0}};
+
 char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     auto& main = *static_cast<MainConf*>(conf);
     if (main.zone != nullptr) return const_cast<char*>("is duplicate");
@@ -404,6 +409,7 @@ void* create_location_conf(ngx_conf_t* cf) noexcept {
     auto* conf = alloc<LocationConf>(cf->pool);
     if (conf == nullptr) return nullptr;
     conf->observe = NGX_CONF_UNSET;
+    conf->verify = NGX_CONF_UNSET_UINT;
     conf->registry = static_cast<RegistryName*>(NGX_CONF_UNSET_PTR);
     conf->node = static_cast<ngx_http_complex_value_t*>(NGX_CONF_UNSET_PTR);
     return conf;
@@ -413,6 +419,7 @@ char* merge_location_conf(ngx_conf_t* cf, void* parent, void* child) noexcept {
     const auto& outer = *static_cast<LocationConf*>(parent);
     auto& inner = *static_cast<LocationConf*>(child);
     ngx_conf_merge_value(inner.observe, outer.observe, 0);
+    ngx_conf_merge_uint_value(inner.verify, outer.verify, ngx_uint_t(Verify::missing));
     if (inner.registry == NGX_CONF_UNSET_PTR) {
         inner.registry = outer.registry == NGX_CONF_UNSET_PTR ? nullptr : outer.registry;
     }

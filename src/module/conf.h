@@ -45,8 +45,12 @@ struct MainConf {
     bool managed;  // the helper has come up; of that process only
 };
 
+// `keel_verify`: which manifest bodies are hashed.
+enum class Verify : ngx_uint_t { off, missing, on };
+
 struct LocationConf {
     ngx_flag_t observe;
+    ngx_uint_t verify;  // of Verify
     RegistryName* registry;
     ngx_http_complex_value_t* node;
     bool observe_here;  // `keel on` is written in this very location
@@ -78,6 +82,7 @@ char* set_zone(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_cache_name(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_observe(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_registry(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
+extern ngx_conf_enum_t verify_words[];  // what keel_verify takes
 char* set_node(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_companion(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_api(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;

@@ -5,43 +5,27 @@
 
 #include "core/manifest_request.h"
 #include "core/reference.h"
+#include "module/answer.h"
 #include "module/helper.h"
+#include "module/verify.h"
 
 namespace keel::ngx {
 namespace {
 
-constexpr std::string_view kDigestHeader = "Docker-Content-Digest";
+static_assert(kMaxRepository <= UINT8_MAX && kMaxName <= UINT8_MAX && kMaxRegistry <= UINT8_MAX &&
+              Digest::kMaxText <= UINT8_MAX);
 
 // Does nothing: its address marks the pool cleanup whose data is the TagRequest.
 void marker(void*) noexcept {}
 
-// Almost everybody spells a header as its specification does: one memcmp decides.
-bool is_header(const ngx_table_elt_t& header, std::string_view name) noexcept {
-    if (header.key.len != name.size() || header.hash == 0) return false;
-    return std::memcmp(header.key.data, name.data(), name.size()) == 0 ||
-           ngx_strncasecmp(header.key.data,
-                           reinterpret_cast<u_char*>(const_cast<char*>(name.data())),
-                           name.size()) == 0;
-}
-
-// Calls visit(header) for every header line; both before and after nginx 1.23 the list holds them
-// all.
-template <class Visit>
-void for_each_header(ngx_list_t& headers, Visit visit) noexcept {
-    for (ngx_list_part_t* part = &headers.part; part != nullptr; part = part->next) {
-        auto* lines = static_cast<ngx_table_elt_t*>(part->elts);
-        for (ngx_uint_t i = 0; i < part->nelts; ++i)
-            visit(lines[i]);
-    }
-}
-
 // Blobs and manifests by digest, most of what a cache serves, are told by one byte: a ':' before 64
 // or 128 characters is in no repository and in no tag.
-bool ends_in_digest(std::string_view path) noexcept {
+bool ends_in_digest(const ngx_str_t& path) noexcept {
     constexpr std::size_t kSha256 = 65;
     constexpr std::size_t kSha512 = 129;
-    return (path.size() > kSha256 && path[path.size() - kSha256] == ':') ||
-           (path.size() > kSha512 && path[path.size() - kSha512] == ':');
+    const u_char* end = path.data + path.len;
+    return (path.len > kSha256 && *(end - kSha256) == ':') ||
+           (path.len > kSha512 && *(end - kSha512) == ':');
 }
 
 // --- is it an observation? ---
@@ -50,6 +34,21 @@ bool ends_in_digest(std::string_view path) noexcept {
 // mirror and auth_request ask.
 bool answers_client(ngx_http_request_t* r) noexcept {
     return r == r->main || (r->background && r->loc_conf == r->main->loc_conf);
+}
+
+// After error_page and X-Accel-Redirect r->upstream may still be what was asked before, while nginx
+// makes up an answer of its own or gives the old one another status.
+bool comes_from_upstream(const ngx_http_request_t* r) noexcept {
+    const ngx_http_upstream_t* upstream = r->upstream;
+    if (upstream == nullptr) return false;
+    const ngx_uint_t said = upstream->headers_in.status_n;
+    const ngx_uint_t status = r->headers_out.status;
+    const bool status_is_its_own =
+        said == status || (said == NGX_HTTP_OK && status == NGX_HTTP_NOT_MODIFIED);
+    const bool led_elsewhere =
+        upstream->headers_in.x_accel_redirect != nullptr &&
+        !(upstream->conf->ignore_headers & NGX_HTTP_UPSTREAM_IGN_XA_REDIRECT);
+    return status_is_its_own && !led_elsewhere;
 }
 
 bool comes_from_cache(const ngx_http_request_t* r) noexcept {
@@ -84,44 +83,22 @@ struct KnownAccept {
 
 bool accepts_all_types(ngx_http_request_t* r) noexcept {
     static KnownAccept known;
+#if (NGX_HTTP_HEADERS)
+    // The first of its lines.
+    const ngx_table_elt_t* first = r->headers_in.accept;
+    if (first == nullptr) return false;
+    if (known.is(view(first->value))) return true;
+#endif
     AcceptedTypes accepted;
-    bool complete = false;
     for_each_header(r->headers_in.headers, [&](const ngx_table_elt_t& header) {
-        if (complete || !is_header(header, "Accept")) return;
+        if (accepted.complete() || !is_header(header, "Accept")) return;
         const std::string_view line = view(header.value);
-        if (known.is(line)) {
-            complete = true;
-            return;
-        }
         AcceptedTypes alone;
         alone.add_line(line);
         if (alone.complete()) known.set(line);
         accepted.add_line(line);
-        complete = accepted.complete();
     });
-    return complete;
-}
-
-struct AnswerDigest {
-    Digest digest;
-    std::string_view text;
-    bool present = false;
-    bool bad = false;  // malformed, or two that differ
-};
-
-AnswerDigest answer_digest(ngx_http_request_t* r) noexcept {
-    AnswerDigest result;
-    for_each_header(r->headers_out.headers, [&](const ngx_table_elt_t& header) {
-        if (!is_header(header, kDigestHeader)) return;
-        const std::optional<Digest> digest = Digest::parse(view(header.value));
-        if (!digest || (result.present && *digest != result.digest)) result.bad = true;
-        if (digest) {
-            result.digest = *digest;
-            result.text = view(header.value);
-        }
-        result.present = true;
-    });
-    return result;
+    return accepted.complete();
 }
 
 // --- the registry's name ---
@@ -160,26 +137,71 @@ std::string_view node_name(ngx_http_request_t* r, const LocationConf& conf) noex
 
 // --- the decision, one row of the table after the other ---
 
-// Why the answer does not count; nothing when it does, and `seen` is filled.
-std::optional<Counter> judge(ngx_http_request_t* r, Observation& seen,
-                             std::string_view& digest_text) noexcept {
+// What the answer is made of, as far as one of its rows has looked.
+struct Answer {
+    AnswerHeaders headers;
+    ManifestKind kind = ManifestKind::unknown;
+    Digest digest;
+    std::string_view digest_text;
+    bool only_confirms = false;
+};
+
+// Why the answer does not count, whatever its digest; nothing when it may.
+std::optional<Counter> judge(ngx_http_request_t* r, Answer& answer) noexcept {
     const ngx_uint_t status = r->headers_out.status;
     if (status != NGX_HTTP_OK && status != NGX_HTTP_NOT_MODIFIED) return Counter::not_ok;
     if (r->headers_in.range != nullptr) return Counter::ranged;
-    if (r->upstream == nullptr) return Counter::no_upstream;
+    if (!comes_from_upstream(r)) return Counter::no_upstream;
     if (comes_from_cache(r)) return Counter::from_cache;
     if (!accepts_all_types(r)) return Counter::narrow_accept;
-    seen.kind = manifest_kind(view(r->headers_out.content_type));
-    if (seen.kind == ManifestKind::legacy) return Counter::legacy;
+    answer.kind = manifest_kind(view(r->headers_out.content_type));
+    if (answer.kind == ManifestKind::legacy) return Counter::legacy;
     // A 304 has no type, so it may be of any kind: it may say that nothing changed, and no more.
-    seen.only_confirms = status == NGX_HTTP_NOT_MODIFIED;
-    if (seen.kind == ManifestKind::unknown && !seen.only_confirms) return Counter::unknown_type;
-    const AnswerDigest answer = answer_digest(r);
-    if (answer.bad) return Counter::bad_digest;
-    if (!answer.present) return Counter::no_digest;
-    seen.digest = answer.digest;
-    digest_text = answer.text;
+    answer.only_confirms = status == NGX_HTTP_NOT_MODIFIED;
+    if (answer.kind == ManifestKind::unknown && !answer.only_confirms) return Counter::unknown_type;
+    if (answer.headers.bad_digest) return Counter::bad_digest;
     return std::nullopt;
+}
+
+// A registry that sends no digest may still name it in the ETag, and its 304 answers to the one
+// that the client has: either can tell that nothing changed, and nothing else.
+const ngx_table_elt_t* evidence(ngx_http_request_t* r) noexcept {
+    if (r->headers_out.status == NGX_HTTP_NOT_MODIFIED &&
+        r->upstream->headers_in.status_n == NGX_HTTP_NOT_MODIFIED) {
+        return r->headers_in.if_none_match;
+    }
+    return r->headers_out.etag;
+}
+
+bool take_evidence(ngx_http_request_t* r, Answer& answer) noexcept {
+    const ngx_table_elt_t* line = evidence(r);
+    if (line == nullptr || line->hash == 0) return false;
+    answer.digest_text = bare_etag(view(line->value));
+    answer.digest = Digest::parse(answer.digest_text).value_or(Digest{});
+    answer.only_confirms = true;
+    return !answer.digest.empty();
+}
+
+// Whether the whole body that the digest is of will pass the body filter, and its end be told from
+// its loss. A connection that is just closed may be either.
+bool can_be_hashed(ngx_http_request_t* r, bool bounded) noexcept {
+    const ngx_table_elt_t* encoding = r->headers_out.content_encoding;
+    return r == r->main && r->method == NGX_HTTP_GET && r->headers_out.status == NGX_HTTP_OK &&
+           !r->header_only && (encoding == nullptr || encoding->hash == 0) && bounded;
+}
+
+// True when the body filter will see to the rest.
+bool start_hash(ngx_http_request_t* r, TagRequest& request, const Answer& answer,
+                Verify verify) noexcept {
+    if (verify == Verify::off || (verify == Verify::missing && answer.headers.has_digest)) {
+        return false;
+    }
+    const auto& upstream = r->upstream->headers_in;
+    if (!can_be_hashed(r, upstream.content_length_n >= 0 || upstream.chunked)) return false;
+    request.hash = BodyHash::start(r, table_of(*main_conf(r)),
+                                   {answer.headers.digest_text, answer.headers.digest, answer.kind,
+                                    r->headers_out.content_length_n});
+    return request.hash != nullptr;
 }
 
 // What is worth a line of the log: a registry that lies, one that nobody named, a zone that is
@@ -190,6 +212,8 @@ const char* worth_telling(Counter reason) noexcept {
             return "does not count: its registry is not among names= of keel_registry";
         case Counter::bad_digest:
             return "does not count: its Docker-Content-Digest is malformed or given twice";
+        case Counter::mismatch:
+            return "does not count: its Docker-Content-Digest is not the digest of its body";
         case Counter::evicted:
             return "pushed another tag out of the table: keel_zone is full";
         case Counter::dropped:
@@ -203,20 +227,61 @@ void tell(ngx_http_request_t* r, Counter reason, const TagRequest& request) noex
     static LogGate gate;
     const char* text = worth_telling(reason);
     if (text == nullptr || !gate.open()) return;
-    const ngx_str_t repository = ngx_text(request.repository);
-    const ngx_str_t name = ngx_text(request.name);
+    const ngx_str_t repository = ngx_text(request.repository());
+    const ngx_str_t name = ngx_text(request.name());
     ngx_log_error(NGX_LOG_WARN, r->connection->log, 0, "keel: the answer for \"%V:%V\" %s",
                   &repository, &name, text);
+}
+
+void refuse(ngx_http_request_t* r, Counter reason, const TagRequest& request) noexcept {
+    table_of(*main_conf(r)).count(reason);
+    tell(r, reason, request);
+}
+
+// What the log variables show of it.
+void keep_outcome(ngx_http_request_t* r, TagRequest& request, const Outcome& outcome,
+                  std::string_view digest_text) noexcept {
+    request.change = outcome.change;
+    if (outcome.change == Change::none) return;
+    request.digest = digest_text.data();
+    request.digest_size = static_cast<std::uint8_t>(digest_text.size());
+    if (outcome.change == Change::same || outcome.previous.empty()) return;
+    auto* previous = alloc<Digest>(r->pool);
+    if (previous != nullptr) *previous = outcome.previous;
+    request.previous = previous;
+}
+
+void record(ngx_http_request_t* r, TagRequest& request, const Answer& answer,
+            const Rates* rates) noexcept {
+    Observation seen;
+    seen.registry = {request.registry, request.registry_size};
+    seen.repository = request.repository();
+    seen.name = request.name();
+    seen.digest = answer.digest;
+    seen.kind = answer.kind;
+    seen.node = node_name(r, *location_conf(r));
+    if (r->headers_in.user_agent != nullptr) {
+        seen.asked_by = asker(view(r->headers_in.user_agent->value));
+    }
+    seen.now = wall_millis();
+    seen.started = request.started;
+    seen.monotonic = ngx_current_msec;
+    seen.status = static_cast<unsigned>(r->headers_out.status);
+    seen.only_confirms = answer.only_confirms;
+    seen.rates = rates;
+    const Outcome outcome = table_of(*main_conf(r)).observe(seen);
+    keep_outcome(r, request, outcome, answer.digest_text);
+    if (outcome.full) {
+        tell(r, outcome.change != Change::none ? Counter::evicted : Counter::dropped, request);
+    }
+    if (outcome.queued) wake_helper();
 }
 
 }  // namespace
 
 // --- the life of a request ---
 
-TagRequest* tag_request(ngx_http_request_t* r) noexcept {
-    ngx_http_request_t* main = r->main;
-    auto* context = static_cast<TagRequest*>(ngx_http_get_module_ctx(main, ngx_keel_module));
-    if (context != nullptr || !(main->internal || main->filter_finalize)) return context;
+TagRequest* find_marker(ngx_http_request_t* main) noexcept {
     for (ngx_pool_cleanup_t* cleanup = main->pool->cleanup; cleanup != nullptr;
          cleanup = cleanup->next) {
         if (cleanup->handler == marker) return static_cast<TagRequest*>(cleanup->data);
@@ -225,62 +290,80 @@ TagRequest* tag_request(ngx_http_request_t* r) noexcept {
 }
 
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
+    if (ends_in_digest(r->uri)) return NGX_DECLINED;
     if (r != r->main || r->internal || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD)))
         return NGX_DECLINED;
-    if (ends_in_digest(view(r->uri))) return NGX_DECLINED;
     const std::optional<ManifestPath> path = parse_manifest_path(view(r->uri));
     if (!path || path->by_digest || is_signature_tag(path->reference)) return NGX_DECLINED;
-    if (path->repository.size() > kMaxRepository || path->reference.size() > kMaxName)
-        return NGX_DECLINED;
     ngx_pool_cleanup_t* cleanup = ngx_pool_cleanup_add(r->pool, sizeof(TagRequest));
     if (cleanup == nullptr) return NGX_DECLINED;  // a pull goes on without being observed
     cleanup->handler = marker;
     auto* request = new (cleanup->data) TagRequest{};
     static_assert(std::is_trivially_destructible_v<TagRequest> && alignof(TagRequest) <= 8);
-    request->repository = path->repository;
-    request->name = path->reference;
+    request->path = path->repository.data();
+    request->repository_size = static_cast<std::uint8_t>(path->repository.size());
+    request->name_size = static_cast<std::uint8_t>(path->reference.size());
     request->started = ngx_current_msec;
     ngx_http_set_ctx(r, request, ngx_keel_module);
     return NGX_DECLINED;
 }
 
-void observe_answer(ngx_http_request_t* r) noexcept {
-    TagRequest* request = tag_request(r);
-    if (request == nullptr || !answers_client(r)) return;
+void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
+    if (!answers_client(r)) return;
     const LocationConf& conf = *location_conf(r);
     if (!conf.observe || conf.registry == nullptr) return;
-    Table table = table_of(*main_conf(r));
-    Observation seen;
-    seen.registry = registry_name(r, *conf.registry);
-    if (seen.registry.empty()) {
-        table.count(Counter::unnamed);
-        tell(r, Counter::unnamed, *request);
-        return;
+    const std::string_view registry = registry_name(r, *conf.registry);
+    if (registry.empty()) return refuse(r, Counter::unnamed, request);
+    request.registry = registry.data();
+    request.registry_size = static_cast<std::uint8_t>(registry.size());
+
+    request.hash = nullptr;  // of an answer that was replaced by this one
+
+    Answer answer;
+    answer.headers = read_headers(r);
+    Rates rates;
+    if (answer.headers.has_rates) rates = read_rates(r, wall_millis());
+    const Rates* said = answer.headers.has_rates ? &rates : nullptr;
+    std::optional<Counter> reason = judge(r, answer);
+    if (!reason && !start_hash(r, request, answer, Verify{conf.verify})) {
+        answer.digest = answer.headers.digest;
+        answer.digest_text = answer.headers.digest_text;
+        if (answer.headers.has_digest || take_evidence(r, answer)) {
+            return record(r, request, answer, said);
+        }
+        reason = Counter::no_digest;
     }
-    request->registry = seen.registry;
-    seen.now = wall_millis();
-    seen.status = static_cast<unsigned>(r->headers_out.status);
-    std::string_view digest_text;
-    if (const std::optional<Counter> reason = judge(r, seen, digest_text)) {
-        table.count(*reason);
-        tell(r, *reason, *request);
-        const bool answered = *reason == Counter::not_ok && r->upstream != nullptr;
-        if (answered) table.note_answer(seen.registry, seen.status, seen.now);
-        return;
+    if (request.hash != nullptr) ngx_http_set_ctx(r, &request, ngx_keel_module);
+    if (reason) refuse(r, *reason, request);
+    const bool asked =
+        r->upstream != nullptr && reason != Counter::no_upstream && reason != Counter::from_cache;
+    if (asked) {
+        table_of(*main_conf(r))
+            .note_answer(registry, static_cast<unsigned>(r->headers_out.status), wall_millis(),
+                         said);
     }
-    seen.repository = request->repository;
-    seen.name = request->name;
-    seen.node = node_name(r, conf);
-    if (r->headers_in.user_agent != nullptr) {
-        seen.asked_by = asker(view(r->headers_in.user_agent->value));
+}
+
+void observe_body(ngx_http_request_t* r, TagRequest& request, const ngx_chain_t* in) noexcept {
+    if (!request.hash->add(in)) return;
+    const BodyHash& hash = *request.hash;
+    const Digest digest = request.hash->finish();
+    request.hash = nullptr;
+    if (digest.empty() || r->headers_out.status != NGX_HTTP_OK) {
+        return refuse(r, Counter::cut, request);
     }
-    seen.started = request->started;
-    seen.monotonic = ngx_current_msec;
-    request->outcome = table.observe(seen);
-    const bool counted = request->outcome.change != Change::none;
-    if (counted) request->digest = digest_text;
-    if (request->outcome.full) tell(r, counted ? Counter::evicted : Counter::dropped, *request);
-    if (request->outcome.queued) wake_helper();
+    table_of(*main_conf(r)).count(Counter::hashed);
+    Answer answer;
+    answer.kind = hash.answer().kind;
+    answer.digest = digest;
+    answer.digest_text = hash.answer().digest_text;
+    if (answer.digest_text.empty()) {
+        auto* text = static_cast<char*>(ngx_pnalloc(r->pool, Digest::kMaxText));
+        if (text != nullptr) answer.digest_text = {text, digest.write(text)};
+    } else if (digest != hash.answer().digest) {
+        return refuse(r, Counter::mismatch, request);
+    }
+    record(r, request, answer, nullptr);
 }
 
 }  // namespace keel::ngx

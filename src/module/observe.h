@@ -2,7 +2,6 @@
 // the tag.
 #pragma once
 
-#include <optional>
 #include <string_view>
 
 #include "core/digest.h"
@@ -13,24 +12,55 @@
 
 namespace keel::ngx {
 
+class BodyHash;
+
 // What is known of a request for a tag; lives in the request's pool and is reachable from the main
-// request whatever internal redirects do to nginx's own contexts.
+// request whatever internal redirects do to nginx's own contexts. Kept small: one more block for
+// the pool costs a request more than everything else here.
 struct TagRequest {
-    std::string_view repository;  // into r->uri as it was
-    std::string_view name;
-    ngx_msec_t started = 0;     // on nginx's monotonic clock
-    std::string_view registry;  // once an observing location has answered
-    std::string_view digest;    // the answer's header, once it has counted
-    Outcome outcome;
+    const char* path = nullptr;        // the repository and what follows it, in r->uri as it was
+    const char* registry = nullptr;    // of the configuration, once an observing location answered
+    const char* digest = nullptr;      // text of the answer's digest, once it has counted
+    const Digest* previous = nullptr;  // the current digest before it; null: this very one, or none
+    BodyHash* hash = nullptr;          // while the body is being hashed
+    ngx_msec_t started = 0;            // on nginx's monotonic clock
+    std::uint8_t repository_size = 0;
+    std::uint8_t name_size = 0;
+    std::uint8_t registry_size = 0;
+    std::uint8_t digest_size = 0;
+    Change change = Change::none;
+
+    [[nodiscard]] std::string_view repository() const noexcept { return {path, repository_size}; }
+    [[nodiscard]] std::string_view name() const noexcept {
+        constexpr std::size_t kBetween = std::string_view{"/manifests/"}.size();
+        return {path + repository_size + kBetween, name_size};
+    }
 };
 
-// The marker of a request for a tag, or null for all other requests.
-[[nodiscard]] TagRequest* tag_request(ngx_http_request_t* r) noexcept;
+// The marker of a request for a tag when nginx has zeroed its contexts, or null.
+[[nodiscard]] TagRequest* find_marker(ngx_http_request_t* main) noexcept;
+
+// The marker of a request for a tag, or null for all other requests: most of what a cache serves,
+// so that this is all they cost.
+[[nodiscard]] inline TagRequest* tag_request(ngx_http_request_t* r) noexcept {
+    ngx_http_request_t* main = r->main;
+    auto* context = static_cast<TagRequest*>(ngx_http_get_module_ctx(main, ngx_keel_module));
+    if (context != nullptr || !(main->internal || main->filter_finalize)) return context;
+    return find_marker(main);
+}
+
+// The same of a main request whose answer the header filter has seen.
+[[nodiscard]] inline TagRequest* tag_request_here(ngx_http_request_t* r) noexcept {
+    return static_cast<TagRequest*>(ngx_http_get_module_ctx(r, ngx_keel_module));
+}
 
 // PREACCESS handler: the one parse.
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept;
 
 // Header filter's part: looks at the answer and never changes it.
-void observe_answer(ngx_http_request_t* r) noexcept;
+void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept;
+
+// Body filter's part, while request.hash is there.
+void observe_body(ngx_http_request_t* r, TagRequest& request, const ngx_chain_t* in) noexcept;
 
 }  // namespace keel::ngx

@@ -27,12 +27,16 @@ const std::array<CounterName, kCounters> kCounterNames = {{
     {"keel_uncounted_total", R"(reason="unknown-type")", nullptr},
     {"keel_uncounted_total", R"(reason="no-digest")", nullptr},
     {"keel_uncounted_total", R"(reason="bad-digest")", nullptr},
+    {"keel_uncounted_total", R"(reason="digest-mismatch")", nullptr},
+    {"keel_uncounted_total", R"(reason="cut-off")", nullptr},
+    {"keel_uncounted_total", R"(reason="unconfirmed")", nullptr},
     {"keel_uncounted_total", R"(reason="unnamed-registry")", nullptr},
     {"keel_uncounted_total", R"(reason="overtaken")", nullptr},
     {"keel_evicted_total", "", "Tags that made room for newer ones"},
     {"keel_evicted_unsent_total", "", "Evicted before every companion had them"},
     {"keel_dropped_total", "", "Observations that found no room in the zone"},
     {"keel_resets_total", "", "Zone emptied after a process died inside a change"},
+    {"keel_hashed_bodies_total", "", "Manifests hashed to their end"},
     {"keel_published_batches_total", "", "Batches acknowledged by companions"},
     {"keel_published_events_total", "", "Events acknowledged by companions"},
     {"keel_publish_failures_total", "", "Batches that were not acknowledged"},
@@ -318,6 +322,12 @@ void set_current(Entry& entry, const Observation& seen) noexcept {
     entry.pending = -1;
 }
 
+void put_masked(char* to, std::string_view text) noexcept {
+    // From the network, and goes into JSON: what is not plain ASCII is masked.
+    std::transform(text.begin(), text.end(), to,
+                   [](char c) { return c > 0x20 && c < 0x7f ? c : '?'; });
+}
+
 // Gives the entry the next seq, so that every companion lacks it again.
 void queue_event(Header& header, Entry& entry, Change change, const Observation& seen) noexcept {
     entry.change = change;
@@ -326,9 +336,7 @@ void queue_event(Header& header, Entry& entry, Change change, const Observation&
     entry.asked_by = seen.asked_by;
     const std::size_t size = std::min(seen.node.size(), kMaxNode);
     entry.node_size = static_cast<std::uint8_t>(size);
-    // The name comes from the network and goes into JSON: what is not plain ASCII is masked.
-    std::transform(seen.node.begin(), seen.node.begin() + static_cast<std::ptrdiff_t>(size),
-                   entry.node, [](char c) { return c > 0x20 && c < 0x7f ? c : '?'; });
+    put_masked(entry.node, seen.node.substr(0, size));
     ngx_rbtree_delete(&header.by_seq, &entry.by_seq);
     entry.by_seq.key = ++header.seq;
     ngx_rbtree_insert(&header.by_seq, &entry.by_seq);
@@ -417,9 +425,25 @@ void put_text(char (&to)[N], std::string_view text) noexcept {
     to[size] = '\0';
 }
 
+void keep(RegistryState& slot, const Rates& rates, std::int64_t now) noexcept {
+    if (rates.retry_at != 0) slot.retry_at = rates.retry_at;
+    if (!rates.limit && !rates.remaining && rates.source.empty()) return;
+    const auto count = [](const std::optional<RateLimit>& rate) {
+        return rate ? static_cast<std::int64_t>(rate->count) : -1;
+    };
+    const std::string_view source = rates.source.substr(0, kMaxSource);
+    slot.rates_at = now;
+    slot.rate_limit = count(rates.limit);
+    slot.rate_remaining = count(rates.remaining);
+    slot.rate_window = rates.limit ? rates.limit->window : 0;
+    if (rates.remaining && slot.rate_window == 0) slot.rate_window = rates.remaining->window;
+    put_masked(slot.rate_source, source);
+    slot.rate_source[source.size()] = '\0';
+}
+
 // Keeps what the registry's answers looked like; a registry beyond the last slot is not kept.
 void note(Header& header, std::string_view registry, unsigned status, bool counted,
-          std::int64_t now) noexcept {
+          std::int64_t now, const Rates* rates) noexcept {
     for (RegistryState& slot : header.registries) {
         if (slot.name[0] == '\0') put_text(slot.name, registry);
         if (std::memcmp(slot.name, registry.data(), registry.size()) != 0 ||
@@ -428,7 +452,11 @@ void note(Header& header, std::string_view registry, unsigned status, bool count
         }
         slot.last_answer = now;
         slot.last_status = status;
+        if (rates != nullptr) keep(slot, *rates, now);
         if (counted) ++slot.observed;
+        if (status == 200 || status == 304) return;
+        slot.last_error = status;
+        slot.last_error_at = now;
         if (status == 401 || status == 403) ++slot.unauthorized;
         if (status == 404) ++slot.not_found;
         if (status == 429) ++slot.throttled;
@@ -503,12 +531,17 @@ Outcome Table::observe(const Observation& seen) noexcept {
     const Key key{seen.registry, seen.repository, seen.name};
     Locked locked{pool_};
     Header& header = locked.header();
-    note(header, seen.registry, seen.status, true, seen.now);
     Entry* entry = find(header, key);
-    if (entry == nullptr) return seen.only_confirms ? Outcome{} : first_sight(locked, key, seen);
-    const int index = find_digest(*entry, seen.digest);
-    if (index == entry->current) return same_digest(header, *entry, seen);
-    if (seen.only_confirms) return {};
+    const int index = entry == nullptr ? -1 : find_digest(*entry, seen.digest);
+    const bool same = entry != nullptr && index == entry->current;
+    const bool counts = same || !seen.only_confirms;
+    note(header, seen.registry, seen.status, counts, seen.now, seen.rates);
+    if (!counts) {
+        add(header, Counter::unconfirmed);
+        return {};
+    }
+    if (same) return same_digest(header, *entry, seen);
+    if (entry == nullptr) return first_sight(locked, key, seen);
     if (index >= 0) return older_digest(header, *entry, index, seen);
     return new_digest(locked, entry, seen);
 }
@@ -551,9 +584,10 @@ void Table::count(Counter counter) noexcept {
     add(*header_of(pool_), counter);
 }
 
-void Table::note_answer(std::string_view registry, unsigned status, std::int64_t now) noexcept {
+void Table::note_answer(std::string_view registry, unsigned status, std::int64_t now,
+                        const Rates* rates) noexcept {
     const Locked locked{pool_};
-    note(locked.header(), registry, status, false, now);
+    note(locked.header(), registry, status, false, now, rates);
 }
 
 // --- readers ---

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "core/digest.h"
 #include "core/event.h"
 #include "core/manifest_request.h"
+#include "core/rate_limit.h"
 #include "core/reference.h"
 #include "module/ngx.h"
 
@@ -25,6 +27,7 @@ inline constexpr std::size_t kMaxRepository = 255;
 inline constexpr std::size_t kMaxName = 128;
 inline constexpr std::size_t kMaxCompanions = 8;
 inline constexpr std::size_t kMaxRegistries = 16;  // that statistics are kept for
+inline constexpr std::size_t kMaxSource = 63;      // bytes of a docker-ratelimit-source
 inline constexpr std::size_t kEpochText = 32;      // hex digits of 128 random bits
 
 // Every path that an answer can take has a counter. The names of the metrics stand in table.cpp, in
@@ -42,14 +45,18 @@ enum class Counter : std::uint8_t {
     narrow_accept,     //   the request did not name all four modern manifest types
     legacy,            //   schema 1
     unknown_type,      //   no manifest by its Content-Type
-    no_digest,         //   no Docker-Content-Digest
+    no_digest,         //   no Docker-Content-Digest, and no body that could be hashed instead
     bad_digest,        //   a malformed one, or several that differ
+    mismatch,          //   one that is not the body's
+    cut,               //   the body to be hashed did not pass to its end
+    unconfirmed,       //   a 304 or an ETag that does not name the current digest
     unnamed,           //   the registry's name is empty or not among names=
     overtaken,         //   the request began before the tag's last change
     evicted,           // entries that made room for newer ones
     evicted_unsent,    //   of these: not yet acknowledged by every companion
     dropped,           // observations that found no room
     resets,            // zone emptied after a process died in the middle of a change
+    hashed,            // bodies that were hashed to their end
     batches,           // publishing: batches acknowledged
     events,            //   events acknowledged
     publish_failures,  //   batches not acknowledged
@@ -64,6 +71,15 @@ struct CounterName {
 };
 extern const std::array<CounterName, kCounters> kCounterNames;
 
+// What an answer says about how often the registry may be asked; what it does not say is empty or
+// 0.
+struct Rates {
+    std::optional<RateLimit> limit;
+    std::optional<RateLimit> remaining;
+    std::string_view source;    // whom the registry counts, an address or an account
+    std::int64_t retry_at = 0;  // milliseconds since 1970
+};
+
 // One fresh, comparable answer about a tag.
 struct Observation {
     std::string_view registry;    // at most kMaxRegistry
@@ -73,11 +89,12 @@ struct Observation {
     ManifestKind kind = ManifestKind::unknown;
     Asker asked_by = Asker::other;
     std::string_view node;
-    std::int64_t now = 0;        // milliseconds since 1970
-    ngx_msec_t started = 0;      // when the request came, on nginx's monotonic clock
-    ngx_msec_t monotonic = 0;    // now, on the same clock
-    unsigned status = 200;       // of HTTP
-    bool only_confirms = false;  // may tell that nothing changed, and nothing else
+    std::int64_t now = 0;          // milliseconds since 1970
+    ngx_msec_t started = 0;        // when the request came, on nginx's monotonic clock
+    ngx_msec_t monotonic = 0;      // now, on the same clock
+    unsigned status = 200;         // of HTTP
+    bool only_confirms = false;    // may tell that nothing changed, and nothing else
+    const Rates* rates = nullptr;  // null: the answer said nothing of it
 };
 
 struct Outcome {
@@ -135,6 +152,14 @@ struct RegistryState {
     std::uint64_t failed;        // 5xx
     std::int64_t last_answer;    // milliseconds since 1970
     std::uint32_t last_status;
+    std::uint32_t last_error;     // status of the last answer that was neither 200 nor 304, 0: none
+    std::int64_t last_error_at;   // milliseconds since 1970
+    std::int64_t rates_at;        // when the four below were last said, 0: never
+    std::int64_t rate_limit;      // requests, -1: not said
+    std::int64_t rate_remaining;  // the same
+    std::uint32_t rate_window;    // seconds, 0: not said
+    std::int64_t retry_at;        // milliseconds since 1970, by the last Retry-After; 0: none
+    char rate_source[kMaxSource + 1];
 };
 
 // A tag as it was when it was read.
@@ -166,7 +191,8 @@ class Table {
     // have. Any worker.
     [[nodiscard]] Kinds kinds(const Tag& tag, const Digest& digest) noexcept;
     // An answer about `registry` that was no observation. Any worker.
-    void note_answer(std::string_view registry, unsigned status, std::int64_t now) noexcept;
+    void note_answer(std::string_view registry, unsigned status, std::int64_t now,
+                     const Rates* rates) noexcept;
 
     [[nodiscard]] Head head();
     [[nodiscard]] ZoneUse use() noexcept;

@@ -18,17 +18,21 @@ std::string_view digest_text(ngx_http_request_t* r, const Digest& digest) noexce
 std::string_view field_of(ngx_http_request_t* r, const TagRequest& request, Field field) noexcept {
     switch (field) {
         case Field::registry:
-            return request.registry;
+            return {request.registry, request.registry_size};
         case Field::repository:
-            return request.repository;
+            return request.repository();
         case Field::name:
-            return request.name;
+            return request.name();
         case Field::digest:
-            return request.digest;
+            return {request.digest, request.digest_size};
         case Field::previous:
-            return digest_text(r, request.outcome.previous);
+            if (request.previous != nullptr) return digest_text(r, *request.previous);
+            // What is the same was this one before, too.
+            return request.change == Change::same
+                       ? std::string_view{request.digest, request.digest_size}
+                       : std::string_view{};
         case Field::change:
-            return to_string(request.outcome.change);
+            return to_string(request.change);
     }
     return {};
 }
@@ -37,7 +41,7 @@ std::string_view field_of(ngx_http_request_t* r, const TagRequest& request, Fiel
 ngx_int_t get(ngx_http_request_t* r, ngx_http_variable_value_t* value, uintptr_t data) noexcept {
     const TagRequest* request = tag_request(r);
     std::string_view text;
-    if (request != nullptr && !request->registry.empty()) {
+    if (request != nullptr && request->registry != nullptr) {
         text = field_of(r, *request, static_cast<Field>(data));
     }
     value->valid = 1;

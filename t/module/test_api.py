@@ -1,5 +1,6 @@
 """keel_api: what can be read, in pages, while the table changes."""
 
+import datetime
 import re
 import threading
 
@@ -7,6 +8,7 @@ import pytest
 from cache import REGISTRY, digest_of, get, push
 
 from lab.nginx import Nginx
+from lab.registry import OCI_MANIFEST
 from lab.wait import wait_for
 
 
@@ -211,3 +213,84 @@ def test_shipped_configuration_answers(tmp_path, upstream, repository, receiver)
         assert receiver.wait(f"docker.io/{repository}:latest", digest)["change"] == "new"
         assert [tag["digest"] for tag in nginx.tags()] == [digest]
     assert not re.search(r"\[(alert|emerg|crit|error)\]", (tmp_path / "nginx/error.log").read_text())
+
+
+# --- what registries say of themselves ---
+
+
+def limits(status=200, **headers):
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda method, path: (status, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": digest_of(1), **more}, b"{}")
+
+
+def registry_state(nginx, registry=REGISTRY):
+    return nginx.api("status")[1]["registries"][registry]
+
+
+def test_rate_limits_are_kept_where_they_are_visible(cache, faulty):
+    """As Docker Hub sends them, and as HTTP/2 spells them."""
+    nginx = cache(faulty.port)
+    faulty.answer = limits()
+    nginx.pull()
+    assert registry_state(nginx)["rate_limit"] is None and registry_state(nginx)["retry_at"] is None
+    assert not [name for name in nginx.counters() if "rate" in name]
+    faulty.answer = limits(ratelimit_limit="100;w=21600", ratelimit_remaining="76;w=21600", docker_ratelimit_source="192.0.2.7")
+    nginx.pull()
+    rates = registry_state(nginx)["rate_limit"]
+    assert {key: rates[key] for key in rates if key != "at"} == {
+        "limit": 100, "remaining": 76, "window": 21600, "source": "192.0.2.7"}  # fmt: skip
+    assert rates["at"] == registry_state(nginx)["last_answer"]
+    faulty.answer = limits(RateLimit_Remaining="75;w=21600")
+    nginx.pull(accept="*/*")  # an answer need not count for that
+    rates = registry_state(nginx)["rate_limit"]
+    assert (rates["limit"], rates["remaining"], rates["window"], rates["source"]) == (None, 75, 21600, None)
+    assert nginx.counters()[f'keel_registry_rate_remaining{{registry="{REGISTRY}"}}'] == 75
+    faulty.answer = limits()
+    nginx.pull()
+    assert registry_state(nginx)["rate_limit"] == rates  # what was said last stays
+
+
+def test_d6_throttled_registry_says_when_to_come_again(cache, faulty):
+    nginx = cache(faulty.port)
+    faulty.answer = limits(429, Retry_After="120", RateLimit_Remaining="0")
+    nginx.pull()
+    state = registry_state(nginx)
+    assert state["last_error"] == {"status": 429, "at": state["last_answer"]} and state["throttled"] == "1"
+    assert state["rate_limit"]["remaining"] == 0
+
+    def seconds(text):
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+    assert seconds(state["retry_at"]) - seconds(state["last_answer"]) == 120
+    assert nginx.counters()[f'keel_registry_retry_at_seconds{{registry="{REGISTRY}"}}'] == int(seconds(state["retry_at"]))
+    faulty.answer = limits(503, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")
+    nginx.pull()
+    assert registry_state(nginx)["retry_at"] == "2026-10-21T07:28:00.000Z"
+    faulty.answer = limits()
+    nginx.pull()
+    state = registry_state(nginx)
+    assert state["last_status"] == 200 and state["last_error"]["status"] == 503
+    assert nginx.counters()[f'keel_registry_errors_total{{registry="{REGISTRY}"}}'] == 2
+
+
+def test_rate_limits_belong_to_their_registry(cache, faulty):
+    nginx = cache(faulty.port, observe="keel on; keel_registry $arg_ns names=docker.io,ghcr.io;")
+    faulty.answer = lambda method, path: limits(**({"RateLimit_Limit": "100"} if "docker.io" in path else {}))(method, path)
+    for registry in ("docker.io", "ghcr.io", "evil.example"):
+        nginx.pull(query=f"?ns={registry}")
+    assert registry_state(nginx, "docker.io")["rate_limit"]["limit"] == 100
+    assert registry_state(nginx, "ghcr.io")["rate_limit"] is None
+    assert sorted(nginx.api("status")[1]["registries"]) == ["docker.io", "ghcr.io"]
+
+
+@pytest.mark.parametrize("value", ["", "many", "-1", "9" * 40, "1;w=" + "9" * 40, '"\\', "x" * 800])
+def test_odd_rate_limits_do_no_harm(cache, faulty, value):
+    nginx = cache(faulty.port)
+    faulty.answer = limits(RateLimit_Limit=value, RateLimit_Remaining=value, Docker_RateLimit_Source=value, Retry_After=value)
+    assert nginx.pull().status == 200
+    rates = registry_state(nginx)["rate_limit"]
+    if value.startswith("9"):
+        assert rates["limit"] == 10**12
+    if rates and rates["source"]:
+        assert len(rates["source"]) <= 63
+    assert nginx.tag()["digest"] == digest_of(1)

@@ -275,16 +275,35 @@ def test_partial_answer_of_the_registry_never_counts(cache, faulty):
     assert nginx.tags() == {}
 
 
-def test_not_modified_never_changes(cache, upstream, repository):
-    """docker-registry's 304 carries no digest: it says nothing here."""
+def test_not_modified_confirms_what_the_client_has(cache, upstream, repository):
+    """docker-registry's 304 carries no digest: the tag is where the client's If-None-Match says, and no news."""
     nginx = cache()
-    digest = push(upstream, repository, "latest", "one")
+    one = push(upstream, repository, "latest", "one")
     nginx.pull(repository)
     before = nginx.tags()[name(repository)]
-    answer = nginx.pull(repository, headers={"If-None-Match": f'"{digest}"'})
+    answer = nginx.pull(repository, headers={"If-None-Match": f'"{one}"'})
     assert (answer.status, answer.digest) == (304, "")
+    after = nginx.tags()[name(repository)]
+    assert (after["change"], after["digest"], after["seq"]) == ("new", one, before["seq"])
+    assert nginx.counters()['keel_observations_total{change="same"}'] == 1
+    assert nginx.logged()[-1][3:] == ("latest", one, one, "same")
+
+
+def test_d5_not_modified_is_neither_change_nor_revert(cache, upstream, repository):
+    nginx = cache()
+    one = push(upstream, repository, "latest", "one")
+    two = push(upstream, repository, "latest", "two")
+    assert nginx.pull(repository, headers={"If-None-Match": f'"{two}"'}).status == 304
+    assert nginx.tags() == {}  # of a tag that nobody knows
+    nginx.pull(repository)
+    before = nginx.tags()[name(repository)]
+    push(upstream, repository, "latest", "one")
+    assert nginx.pull(repository, headers={"If-None-Match": f'"{one}"'}).status == 304
     assert nginx.tags()[name(repository)] == before
-    assert nginx.uncounted() == {"no-digest": 1}
+    assert nginx.uncounted() == {"unconfirmed": 2}
+    # A list names no one digest, and the registry of these tests answers 200 to it.
+    assert nginx.pull(repository, headers={"If-None-Match": f'"{one}", "{two}"'}).status == 200
+    assert nginx.tags()[name(repository)]["change"] == "changed"
 
 
 def test_not_modified_with_a_digest_only_confirms(cache, faulty):
@@ -320,7 +339,7 @@ def test_bad_digest_never_counts(cache, faulty, headers):
 def test_missing_digest_or_foreign_type_never_counts(cache, faulty):
     nginx = cache(faulty.port)
     faulty.answer = lambda method, path: (200, {"Content-Type": OCI_MANIFEST}, b"{}")
-    nginx.pull("app")
+    nginx.pull("app")  # a HEAD has no body to hash
     faulty.answer = lambda method, path: (200, {"Content-Type": "text/html", "Docker-Content-Digest": digest_of(1)}, b"{}")
     nginx.pull("app")
     assert nginx.tags() == {}

@@ -68,7 +68,7 @@ def settings(plane):
     """Each has a Lease of its own: none waits for another one's to run out."""
     return {
         "kubernetes": {"kubeconfig": str(plane.api.kubeconfig(KEELD)), "lease": {"name": f"keeld-{next(LEASES)}"}},
-        "caches": [{"name": CACHE, "api": plane.cache.api_url, "lookup": {REGISTRY: plane.cache.lookup_url(REGISTRY)}}],
+        "caches": [{"name": CACHE, "api": plane.cache.api_url, "lookup": plane.cache.lookup_url}],
         "registries": {REGISTRY: {"through": CACHE}},
     }
 
@@ -289,7 +289,7 @@ def test_e2_a_cache_that_does_not_answer(keeld):
 
 
 def test_e2_a_cache_whose_api_is_elsewhere(keeld, plane):
-    keeld.config["caches"][0]["api"] = plane.cache.lookup_url(REGISTRY) + "/keel"
+    keeld.config["caches"][0]["api"] = plane.cache.lookup_url + "/keel"
     keeld.write()
     code, said = attempt(keeld, "--check")
     assert code == 2 and CACHE in said and "must name the location of keel_api" in said, said

@@ -177,13 +177,12 @@ class Lab:
 
     def keeld_base(self):
         """keeld.yaml of a lab: everything that names a part of it."""
-        lookup = {name: self.nginx.lookup_url(name) for name in self.registries}
         return {
             "kubernetes": {
                 "kubeconfig": str(self.api.kubeconfig(KEELD) if self.plane else self.api.kubeconfig),
                 "lease": {"namespace": "keel", "name": "keeld"},
             },
-            "caches": [{"name": CACHE, "api": self.nginx.api_url, "lookup": lookup}],
+            "caches": [{"name": CACHE, "api": self.nginx.api_url, "lookup": self.nginx.lookup_url}],
             "registries": {name: {"through": CACHE, "upstream": self.upstream.url} for name in self.registries},
             "defaults": {"pollSchedule": "@every 1s"},
             "pacing": "unlimited",

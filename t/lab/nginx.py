@@ -31,74 +31,111 @@ def _replace(text, *pairs):
     return text
 
 
+# A backend's line in the map of keel/http.conf, and a registry's server in nginx.conf.
+MAPPED = re.compile(r'^    (""|[a-z0-9.]+\.io) +"(\S+) +(\S+)"; *(#.*)?\n', re.MULTILINE)
+SERVED = re.compile(r"^    server \{\n        listen (\d+);\n        set \$cache_ns ([a-z0-9.]+);\n.*?^    \}\n\n?", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"names=[^;]*;")
+
+
 class Nginx(Server):
-    """nodes[registry] and lookups[registry] are ports; api_url is the module's control API."""
+    """nodes[registry] is the port that nodes ask, lookup_url the one that keeld asks, api_url the module's control API."""
 
     name = "nginx"
     stop_signal = signal.SIGQUIT
     stop_deadline = 5.0
 
     def __init__(self, folder, registries, companion=None, secret=None, cache="cache-a", module=True, extra="",
-                 address=None):  # fmt: skip
-        """registries: {name: port of the pull-through registry}. companion, secret: URL and file for events.
+                 address=None, one_port=False, resolver=None):  # fmt: skip
+        """registries: {name: port of the pull-through registry, or HOST:PORT}. companion, secret: URL and file for events.
 
         module: False runs the same configuration without it; or the path of another build. extra: more
         directives for the http block. address: (host, port) where nodes ask, instead of a free port on loopback.
+        one_port: all registries on one port, by ?ns=; the first of them without. resolver: ADDRESS:PORT for names.
         """
         super().__init__(folder)
         self.module = build() / "ngx_keel_module.so" if module is True else module
         self.host = address[0] if address else "127.0.0.1"
-        self.nodes = {registry: address[1] if address else free_port() for registry in registries}
-        self.lookups = {registry: free_port() for registry in registries}
-        self.api_port = free_port()
+        shared = address[1] if address else free_port() if one_port else None
+        self.nodes = {registry: shared or free_port() for registry in registries}
+        self.api_port, self.lookup_port = free_port(), free_port()
         self.extra = extra
         # Workers run as another user: they pass through the folders above and own their caches.
         self.folder.chmod(0o711)
-        (self.folder / "registries").mkdir(exist_ok=True)
+        (self.folder / "keel").mkdir(exist_ok=True)
         (self.folder / "blobs").mkdir(exist_ok=True)
         self.config = self.folder / "nginx.conf"
         main = _replace(
-            (CONF / "nginx.conf").read_text(),
+            (CONF / ("nginx-one-port.conf" if one_port else "nginx.conf")).read_text(),
             ("modules/ngx_keel_module.so", self.module),
             ("worker_processes auto;", "worker_processes 2;\ndaemon off;"),
             ("/var/log/nginx/error.log warn", f"{self.folder}/error.log notice"),
             ("/var/log/nginx/access.log", f"{self.folder}/access.log"),
             ("/run/nginx.pid", f"{self.folder}/nginx.pid"),
-            ("zone=keel:16m", "zone=keel:4m"),
-            ("/var/lib/nginx/keel", f"{self.folder}/keel"),
-            ("cache-a", cache),
-            ("keys_zone=blobs:64m max_size=50g", "keys_zone=blobs:1m max_size=1g"),
-            ("/var/cache/nginx/blobs", f"{self.folder}/blobs"),
-            ("127.0.0.1:5080", f"127.0.0.1:{self.api_port}"),
         )
-        if companion:
-            main = _replace(
-                main,
-                ("http://127.0.0.1:9320/v1/events", companion),
-                ("secret=/etc/nginx/keel/events.secret", f"secret={secret}" if secret else ""),
-            )
+        if one_port:
+            main = _replace(main, ("listen 5000;", f"listen {self.host}:{shared};"))
         else:
-            main = re.sub(r"\n *keel_companion [^;]*;", "", main)
+            main = self._servers(main)
         # Temporary files of its own: Debian's are below /var/lib/nginx.
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/temp-{kind};\n    "
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         main = _replace(main, ("http {\n    ", f"http {{\n    {temporary}{extra}\n    "))
-        self.config.write_text(self._without_module(main))
-        for registry, port in registries.items():
-            self._write_registry(registry, port)
-
-    def _write_registry(self, registry, port):
-        text = _replace(
-            (CONF / "registries/docker.io.conf").read_text(),
-            ("docker.io", registry),
-            ("docker_io", re.sub(r"\W", "_", registry)),
-            ("listen 5000", f"listen {self.host}:{self.nodes[registry]}"),
-            ("127.0.0.1:5001", f"127.0.0.1:{self.lookups[registry]}"),
-            ("127.0.0.1:5002", f"127.0.0.1:{port}"),
+        self._write(self.config, self._names(main) if one_port else main)
+        self._write(self.folder / "keel/locations.conf", (CONF / "keel/locations.conf").read_text())
+        shared_part = _replace(
+            (CONF / "keel/http.conf").read_text(),
+            ("zone=keel:16m", "zone=keel:4m"),
+            ("/var/lib/nginx/keel", f"{self.folder}/state"),
+            ("cache-a", cache),
+            ("keys_zone=blobs:64m max_size=50g min_free=5g", "keys_zone=blobs:1m max_size=1g"),
+            ("/var/cache/nginx/blobs", f"{self.folder}/blobs"),
+            ("127.0.0.1:5080", f"127.0.0.1:{self.api_port}"),
+            ("127.0.0.1:5081", f"127.0.0.1:{self.lookup_port}"),
+            ("resolver 127.0.0.11 valid=10s", f"resolver {resolver} valid=1s" if resolver else "resolver 127.0.0.11"),
         )
-        (self.folder / "registries" / f"{registry}.conf").write_text(self._without_module(text))
+        if companion:
+            shared_part = _replace(
+                shared_part,
+                ("http://127.0.0.1:9320/v1/events", companion),
+                ("secret=/etc/nginx/keel/events.secret", f"secret={secret}" if secret else ""),
+            )
+        else:
+            shared_part = re.sub(r"\nkeel_companion [^;]*;", "", shared_part)
+        self._write(self.folder / "keel/http.conf", self._names(self._backends(shared_part, registries)))
+
+    def _servers(self, main):
+        """As many servers as registries, each as the shipped ones are."""
+        shipped = list(SERVED.finditer(main))
+        if not shipped:
+            raise Failed("conf/nginx/nginx.conf: no server of a registry is there any more")
+        one = shipped[0]
+        servers = "".join(
+            one[0].replace(f"listen {one[1]}", f"listen {self.host}:{port}").replace(one[2], registry)
+            for registry, port in self.nodes.items()
+        )
+        return main[: one.start()] + servers + main[shipped[-1].end() :]
+
+    def _backends(self, text, registries):
+        """The map with these registries; the first one is asked where there is no ?ns=."""
+        shipped = list(MAPPED.finditer(text))
+        if len(shipped) < 2 or shipped[0][1] != '""':
+            raise Failed("conf/nginx/keel/http.conf: the map of registries is not there any more")
+        lines = []
+        for registry, backend in registries.items():
+            backend = f"127.0.0.1:{backend}" if isinstance(backend, int) else backend
+            spelling = f'"~^{re.escape(registry)}$"'.replace(":", "(:|%3A)")
+            lines += [f'    {ns} "{registry} {backend}";\n' for ns in ([spelling] if lines else ['""', spelling])]
+        return text[: shipped[0].start()] + "".join(lines) + text[shipped[-1].end() :]
+
+    def _names(self, text):
+        if not NAMED.search(text):
+            raise Failed("conf/nginx: no names= of keel_registry is there any more")
+        return NAMED.sub(f"names={','.join(self.nodes)};", text)
+
+    def _write(self, path, text):
+        path.write_text(self._without_module(text))
 
     def _without_module(self, text):
         if self.module:
@@ -126,8 +163,9 @@ class Nginx(Server):
     def url(self, registry):
         return f"http://{self.host}:{self.nodes[registry]}"
 
-    def lookup_url(self, registry):
-        return f"http://127.0.0.1:{self.lookups[registry]}"
+    @property
+    def lookup_url(self):
+        return f"http://127.0.0.1:{self.lookup_port}"
 
     @property
     def api_url(self):
@@ -148,6 +186,10 @@ class Nginx(Server):
             if not page.get("next"):
                 return tags
             query = f"?since={page['next']}&epoch={page['epoch']}"
+
+    def tag(self, name):
+        """What the table knows of one tag by its full name."""
+        return next((tag for tag in self.tags() if tag["tag"] == name), None)
 
     def tail(self, lines=30):
         log = self.folder / "error.log"

@@ -128,15 +128,17 @@ class RegistryClient:
 class Registry(Server, RegistryClient):
     """Debian's docker-registry; with proxy_of a pull-through cache of that URL, which must be up first."""
 
-    def __init__(self, folder, name="registry", proxy_of=None):
+    def __init__(self, folder, name="registry", proxy_of=None, at=None):
+        """at: (host, port) instead of a free port on 127.0.0.1."""
         self.name = name
         Server.__init__(self, folder)
-        RegistryClient.__init__(self, free_port())
+        host, port = at or ("127.0.0.1", free_port())
+        RegistryClient.__init__(self, port, host)
         config = {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": f"{self.folder}/{name}"}, "delete": {"enabled": True}},
-            "http": {"addr": f"127.0.0.1:{self.port}"},
+            "http": {"addr": f"{self.host}:{self.port}"},
         }
         if proxy_of:
             config["proxy"] = {"remoteurl": proxy_of}
@@ -145,7 +147,7 @@ class Registry(Server, RegistryClient):
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def command(self):
         return [program("docker-registry"), "serve", self.config]

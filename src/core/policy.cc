@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/glob.h"
 #include "core/reference.h"
 
 namespace keel {
@@ -36,31 +37,6 @@ struct FreeCompileContext {
         pcre2_compile_context_free(context);
     }
 };
-
-// `*` and `?`; linear but for the one star that is tried again.
-bool matches_glob(std::string_view pattern, std::string_view text) noexcept {
-    std::size_t p = 0;
-    std::size_t t = 0;
-    std::size_t star = std::string_view::npos;
-    std::size_t retry = 0;
-    while (t < text.size()) {
-        if (p < pattern.size() && pattern[p] == '*') {
-            star = p++;
-            retry = t;
-        } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
-            ++p;
-            ++t;
-        } else if (star != std::string_view::npos) {
-            p = star + 1;
-            t = ++retry;
-        } else {
-            return false;
-        }
-    }
-    while (p < pattern.size() && pattern[p] == '*')
-        ++p;
-    return p == pattern.size();
-}
 
 Error invalid(std::string_view policy, const std::string& why) {
     return Error{"policy-invalid", "policy \"" + std::string{policy} + "\": " + why};

@@ -1,10 +1,9 @@
 #include "keeld/registry/registry.h"
 
-#include <strings.h>
-
 #include <algorithm>
 #include <utility>
 
+#include "core/challenge.h"
 #include "keeld/json.h"
 
 namespace keel {
@@ -16,19 +15,6 @@ constexpr const char* kAccept =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 constexpr std::size_t kMaxManifest = 4U << 20U;
 constexpr Millis kTimeout{15'000};
-
-// The value of `key="…"` in a WWW-Authenticate challenge.
-std::string challenge_value(std::string_view challenge, std::string_view key) {
-    const std::string quoted = std::string(key) + "=\"";
-    const std::size_t start = challenge.find(quoted);
-    if (start == std::string_view::npos) {
-        return {};
-    }
-    const std::size_t from = start + quoted.size();
-    const std::size_t end = challenge.find('"', from);
-    return end == std::string_view::npos ? std::string()
-                                         : std::string(challenge.substr(from, end - from));
-}
 
 std::string url_encode(std::string_view text) {
     static constexpr char kHex[] = "0123456789ABCDEF";
@@ -116,8 +102,11 @@ Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::s
     HttpRequest again = request;
     Expected<HttpResponse> response = co_await http_.send(std::move(request));
     if (response && response->status == 401) {
-        std::string challenge(response->header("www-authenticate"));
-        if (strncasecmp(challenge.c_str(), "Bearer ", 7) == 0) {
+        std::vector<Challenge> challenges = parse_challenges(response->header("www-authenticate"));
+        const auto bearer =
+            std::ranges::find(challenges, Challenge::Scheme::bearer, &Challenge::scheme);
+        if (bearer != challenges.end()) {
+            Challenge challenge = std::move(*bearer);
             co_return co_await ask_with_token(std::move(again), std::move(challenge));
         }
     }
@@ -125,15 +114,15 @@ Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::s
 }
 
 // The anonymous token flow of the distribution specification's authentication scheme.
-Task<Expected<HttpResponse>> Registry::ask_with_token(HttpRequest request, std::string challenge) {
-    const std::string realm = challenge_value(challenge, "realm");
+Task<Expected<HttpResponse>> Registry::ask_with_token(HttpRequest request, Challenge challenge) {
+    const std::string& realm = challenge.realm;
     if (!realm.starts_with("https://") && !realm.starts_with("http://")) {
         co_return fail("denied", request.url + " asks for a token and names no realm");
     }
     HttpRequest token_request;
     token_request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") +
-                        "service=" + url_encode(challenge_value(challenge, "service")) +
-                        "&scope=" + url_encode(challenge_value(challenge, "scope"));
+                        "service=" + url_encode(challenge.service) +
+                        "&scope=" + url_encode(challenge.scope);
     token_request.timeout = kTimeout;
     const Expected<HttpResponse> answer = co_await http_.send(std::move(token_request));
     if (!answer) {

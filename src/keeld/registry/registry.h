@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 
+#include "core/challenge.h"
 #include "core/digest.h"
 #include "core/expected.h"
 #include "core/manifest_request.h"
@@ -64,7 +65,7 @@ class Registry {
     [[nodiscard]] Task<Expected<HttpResponse>> ask(Path path, std::string method,
                                                    std::string repository, std::string reference);
     [[nodiscard]] Task<Expected<HttpResponse>> ask_with_token(HttpRequest request,
-                                                              std::string challenge);
+                                                              Challenge challenge);
     [[nodiscard]] Task<Expected<Answer>> head(Path path, Tag tag);
     void remember(const Content& content);
 

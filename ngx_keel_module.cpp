@@ -6,6 +6,7 @@
 #include "module/helper.h"
 #include "module/ngx.h"
 #include "module/observe.h"
+#include "module/snapshot.h"
 #include "module/variables.h"
 
 namespace keel::ngx {
@@ -15,6 +16,8 @@ ngx_int_t add_hooks(ngx_conf_t* cf) noexcept;
 ngx_int_t header_filter(ngx_http_request_t* r) noexcept;
 ngx_int_t body_filter(ngx_http_request_t* r, ngx_chain_t* in) noexcept;
 ngx_int_t start(ngx_cycle_t* cycle) noexcept;
+ngx_int_t start_process(ngx_cycle_t* cycle) noexcept;
+void end_process(ngx_cycle_t* cycle) noexcept;
 
 ngx_http_output_header_filter_pt next_header_filter;
 ngx_http_output_body_filter_pt next_body_filter;
@@ -59,13 +62,13 @@ ngx_module_t ngx_keel_module = {NGX_MODULE_V1,
                                 &keel::ngx::context,
                                 keel::ngx::commands,
                                 NGX_HTTP_MODULE,
-                                nullptr,           // init master
-                                keel::ngx::start,  // init module
-                                nullptr,           // init process
-                                nullptr,           // init thread
-                                nullptr,           // exit thread
-                                nullptr,           // exit process
-                                nullptr,           // exit master
+                                nullptr,                   // init master
+                                keel::ngx::start,          // init module
+                                keel::ngx::start_process,  // init process
+                                nullptr,                   // init thread
+                                nullptr,                   // exit thread
+                                keel::ngx::end_process,    // exit process
+                                nullptr,                   // exit master
                                 NGX_MODULE_V1_PADDING};
 }
 
@@ -101,12 +104,28 @@ ngx_int_t body_filter(ngx_http_request_t* r, ngx_chain_t* in) noexcept {
     return next_body_filter(r, in);
 }
 
+// Null without an http block.
+const MainConf* conf_of(ngx_cycle_t* cycle) noexcept {
+    if (ngx_get_conf(cycle->conf_ctx, ngx_http_module) == nullptr) return nullptr;
+    return static_cast<MainConf*>(ngx_http_cycle_get_module_main_conf(cycle, ngx_keel_module));
+}
+
 ngx_int_t start(ngx_cycle_t* cycle) noexcept {
-    const auto* http = ngx_get_conf(cycle->conf_ctx, ngx_http_module);
-    if (http == nullptr) return NGX_OK;
-    const auto* conf =
-        static_cast<MainConf*>(ngx_http_cycle_get_module_main_conf(cycle, ngx_keel_module));
+    const MainConf* conf = conf_of(cycle);
     return conf == nullptr ? NGX_OK : prepare_helper(cycle, *conf);
+}
+
+// Workers, the helper, the cache loader: each before it does anything else.
+ngx_int_t start_process(ngx_cycle_t* cycle) noexcept {
+    const MainConf* conf = conf_of(cycle);
+    if (conf != nullptr && conf->zone != nullptr) restore_table(*conf);
+    return NGX_OK;
+}
+
+// Workers only.
+void end_process(ngx_cycle_t* cycle) noexcept {
+    const MainConf* conf = conf_of(cycle);
+    if (conf != nullptr && conf->zone != nullptr) save_on_exit(*conf);
 }
 
 }  // namespace

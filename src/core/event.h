@@ -29,6 +29,7 @@ struct Sighting {
     Digest digest;
     Time first_seen;
     Time last_seen;
+    ManifestKind kind = ManifestKind::unknown;  // not in JSON
 };
 
 // The state of one tag in one cache: the `data` object of an event, and an element of `GET tags`.
@@ -46,6 +47,12 @@ struct TagState {
     Asker asked_by = Asker::other;
     std::string node;
     std::vector<Sighting> history;  // oldest first; only in `GET tags`
+};
+
+// A tag as the module's table had it when it was read.
+struct TagRecord {
+    TagState state;
+    Time changed;  // when `state.change` happened
 };
 
 struct TagEvent {

@@ -99,6 +99,16 @@ json_t* last_error_of(const RegistryState& state) {
                      moment(state.last_error_at));
 }
 
+json_t* snapshot_of(Table table, const MainConf& conf) {
+    if (conf.state == nullptr) return json_null();
+    const SnapshotState state = table.snapshot();
+    const auto counters = table.counters();
+    return json_pack("{s:o,s:o,s:o,s:o}", "written", moment(state.written), "restored",
+                     counter(state.restored), "failures",
+                     counter(counters[static_cast<std::size_t>(Counter::save_failures)]), "error",
+                     state.error[0] == '\0' ? json_null() : json_string(state.error));
+}
+
 json_t* registries_of(Table table) {
     json_t* all = json_object();
     for (const RegistryState& state : table.registries()) {
@@ -126,11 +136,12 @@ Reply status(const MainConf& conf) {
     const std::string name{view(conf.cache_name)};
     return {NGX_HTTP_OK,
             text_of(checked(json_pack(
-                "{s:o,s:s,s:s,s:o,s:s,s:o,s:o,s:{s:s,s:i,s:i},s:o}", "cache",
+                "{s:o,s:s,s:s,s:o,s:s,s:o,s:o,s:{s:s,s:i,s:i},s:o,s:o}", "cache",
                 name.empty() ? json_null() : json_string(name.c_str()), "version", KEEL_VERSION,
                 "nginx", NGINX_VERSION, "zone", zone, "epoch", head.epoch.c_str(), "seq",
                 counter(head.seq), "companions", companions_of(table, conf), "holds", "revision",
-                "0", "count", 0, "ineffective", 0, "registries", registries_of(table))))};
+                "0", "count", 0, "ineffective", 0, "snapshot", snapshot_of(table, conf),
+                "registries", registries_of(table))))};
 }
 
 // --- tags ---
@@ -284,6 +295,12 @@ Reply metrics(const MainConf& conf) {
     metric(out, "keel_zone_used_bytes", "Pages of the zone in use", "gauge");
     sample(out, "keel_zone_used_bytes", "", use.used);
     registry_metrics(out, table);
+    if (conf.state != nullptr) {
+        metric(out, "keel_snapshot_written_seconds", "When the last snapshot was written, 0: never",
+               "gauge");
+        sample(out, "keel_snapshot_written_seconds", "",
+               static_cast<std::uint64_t>(table.snapshot().written / 1000));
+    }
     if (conf.companions == nullptr) return {NGX_HTTP_OK, out, "text/plain; version=0.0.4"};
     metric(out, "keel_companion_behind", "Sequence numbers that the companion lacks", "gauge");
     for (ngx_uint_t i = 0; i < conf.companions->nelts; ++i) {

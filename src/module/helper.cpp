@@ -4,16 +4,19 @@
 #include <unistd.h>
 
 #include "module/publish.h"
+#include "module/snapshot.h"
 
 namespace keel::ngx {
 namespace {
 
 constexpr HelperPart kParts[] = {
     {start_publishing, publish_news},
+    {start_saving, nullptr},
 };
 
 // Nothing depends on nginx calling the manager again.
 constexpr ngx_msec_t kManagerPeriod = 3'600'000;
+constexpr ngx_msec_t kWatch = 1'000;  // for the master's death
 
 // Made once in the master, inherited by every process it forks over all reloads; -1: nobody
 // listens.
@@ -29,8 +32,25 @@ void on_wake(ngx_event_t*) noexcept {
     if (read(wake_descriptor, &count, sizeof(count)) < 0 && ngx_errno != NGX_EAGAIN) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, ngx_errno, "keel: cannot read the wake-up");
     }
-    for (const HelperPart& part : kParts)
-        part.wake();
+    for (const HelperPart& part : kParts) {
+        if (part.wake != nullptr) part.wake();
+    }
+}
+
+Timer watch;  // of this process
+
+// Without a master nobody starts or ends this process: one more helper would run beside each nginx
+// that is started later.
+void on_watch(ngx_event_t*) noexcept {
+    if (getppid() == ngx_parent) {
+        watch.set(kWatch);
+        return;
+    }
+    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                  "keel: the master process %P is gone, the helper goes too: nothing is published "
+                  "until nginx is started again",
+                  ngx_parent);
+    ngx_quit = 1;
 }
 
 // nginx calls it when the helper starts and each hour. Its first call is the start: the cache
@@ -41,6 +61,8 @@ ngx_msec_t manage(void* data) noexcept {
     conf.managed = true;
     for (const HelperPart& part : kParts)
         part.start(conf);
+    watch.prepare(nullptr, on_watch);
+    watch.set(kWatch);
     if (wake_descriptor >= 0 &&
         ngx_add_channel_event(const_cast<ngx_cycle_t*>(ngx_cycle), wake_descriptor, NGX_READ_EVENT,
                               on_wake) != NGX_OK) {

@@ -13,7 +13,8 @@ struct HelperPart {
     // Once, when the helper comes up. A part that is not configured does nothing; one that cannot
     // start says so itself and leaves the others alone.
     void (*start)(MainConf& conf) noexcept;
-    // Somebody called wake_helper(). Looks whether that was for this part, and never blocks.
+    // Somebody called wake_helper(). Looks whether that was for this part, and never blocks. May be
+    // null.
     void (*wake)() noexcept;
 };
 

@@ -39,6 +39,7 @@ inline constexpr std::uint32_t kLayout = 2;
 inline constexpr std::size_t kMaxKey = kMaxRegistry + 1 + kMaxRepository + 1 + kMaxName;
 inline constexpr std::size_t kNarrow = 32;  // bytes of a sha256 digest
 inline constexpr std::size_t kWide = 64;    // of sha512
+inline constexpr std::uint64_t kUnsaved = UINT64_MAX;
 
 struct Times {
     std::int64_t first_seen;
@@ -89,6 +90,14 @@ inline constexpr std::size_t kMaxEntry = sizeof(Entry) + kHistory * kWide + kMax
 static_assert(std::is_trivially_copyable_v<Entry> && std::is_standard_layout_v<Entry>);
 static_assert(sizeof(Entry) + kHistory * kNarrow + 70 <= 512, "tags-per-mb: slab class 512");
 
+// Where the zone stands with its snapshot.
+enum class LoadState : std::uint8_t {
+    fresh,    // nobody has looked for a snapshot
+    again,    // a process died inside a change: what the snapshot has is wanted back
+    loading,  // `loader` is at it
+    done
+};
+
 struct Header {
     std::uint64_t magic;
     std::uint32_t layout;
@@ -103,6 +112,15 @@ struct Header {
     ngx_queue_t lru;
     CompanionState companions[kMaxCompanions];
     RegistryState registries[kMaxRegistries];
+    LoadState load;
+    std::uint32_t load_attempts;  // of processes that did not live to tell how it went
+    ngx_pid_t loader;
+    ngx_pid_t saver;                // the helper that writes snapshots; 0: none
+    std::uint64_t generation;       // later than that of every zone that was there before
+    std::uint64_t saved_seq;        // what the last snapshot had; kUnsaved: there is none
+    std::uint64_t saved_sightings;  // the same of the observations counted
+    ngx_uint_t saved_to;            // hash of the directory that it lies in
+    SnapshotState snapshot;
     ngx_atomic_t counters[kCounters];
 };
 static_assert(std::is_trivially_copyable_v<Header> && std::is_standard_layout_v<Header>);

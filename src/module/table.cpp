@@ -1,5 +1,6 @@
 #include "module/table.h"
 
+#include <signal.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/snapshot.h"
 #include "module/layout.h"
 
 namespace keel::ngx {
@@ -41,13 +43,19 @@ const std::array<CounterName, kCounters> kCounterNames = {{
     {"keel_published_events_total", "", "Events acknowledged by companions"},
     {"keel_publish_failures_total", "", "Batches that were not acknowledged"},
     {"keel_confirmed_total", "", "Pending digests that keel_api made current"},
+    {"keel_restored_total", "", "Tags that came from a snapshot or from the zone before"},
+    {"keel_left_out_total", "", "Tags of a snapshot that found no room in the zone"},
+    {"keel_snapshot_writes_total", "", "Snapshots written"},
+    {"keel_snapshot_failures_total", "", "Snapshots that could not be written"},
+    {"keel_snapshot_set_aside_total", "", "Files that were no good as a snapshot"},
 }};
 
 namespace {
 
-constexpr std::size_t kSlice = 32;  // entries copied under one hold of the lock
-constexpr int kMaxEvictions = 16;   // for one insertion
-constexpr int kCleanSearch = 4;     // entries looked at for one that everybody has
+constexpr std::size_t kSlice = 32;       // entries copied under one hold of the lock
+constexpr std::size_t kIndexSlice = 64;  // entries looked at under one
+constexpr int kMaxEvictions = 16;        // for one insertion
+constexpr int kCleanSearch = 4;          // entries looked at for one that everybody has
 
 void insert_by_key(ngx_rbtree_node_t* at, ngx_rbtree_node_t* node,
                    ngx_rbtree_node_t* sentinel) noexcept {
@@ -122,12 +130,14 @@ void recover(ngx_slab_pool_t* pool) noexcept {
         pool->data = header;
     }
     make_empty(*header);
+    header->load = header->load == LoadState::fresh ? LoadState::fresh : LoadState::again;
+    header->saved_seq = kUnsaved;
     ngx_memory_barrier();
     header->busy = 0;
     (void)ngx_atomic_fetch_add(&header->counters[static_cast<std::size_t>(Counter::resets)], 1);
     ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                  "keel: a process died while it changed the tag table; it starts again, empty, "
-                  "with epoch %*s",
+                  "keel: a process died while it changed the tag table; it starts again with epoch "
+                  "%*s",
                   kEpochText, header->epoch);
 }
 
@@ -229,13 +239,18 @@ Entry* allocate(Locked& locked, std::size_t size) noexcept {
     return nullptr;
 }
 
-void link_entry(Header& header, Entry* entry, ngx_rbtree_key_t hash, std::uint64_t seq) noexcept {
+void link_by_trees(Header& header, Entry* entry, ngx_rbtree_key_t hash,
+                   std::uint64_t seq) noexcept {
     entry->by_key.key = hash;
     entry->by_seq.key = seq;
     ngx_rbtree_insert(&header.by_key, &entry->by_key);
     ngx_rbtree_insert(&header.by_seq, &entry->by_seq);
-    ngx_queue_insert_head(&header.lru, &entry->lru);
     ++header.tags;
+}
+
+void link_entry(Header& header, Entry* entry, ngx_rbtree_key_t hash, std::uint64_t seq) noexcept {
+    link_by_trees(header, entry, hash, seq);
+    ngx_queue_insert_head(&header.lru, &entry->lru);
 }
 
 Entry* insert(Locked& locked, const Key& key, const Observation& seen, std::uint64_t seq) noexcept {
@@ -497,16 +512,114 @@ TagRecord record_of(const Entry& entry, const std::string& epoch) {
     state.node.assign(entry.node, entry.node_size);
     for (int i = 0; i < entry.count; ++i) {
         state.history.push_back({digest_at(entry, i), to_time(entry.seen[i].first_seen),
-                                 to_time(entry.seen[i].last_seen)});
+                                 to_time(entry.seen[i].last_seen), entry.kind[i]});
     }
     std::sort(state.history.begin(), state.history.end(),
               [](const Sighting& a, const Sighting& b) { return a.first_seen < b.first_seen; });
     return record;
 }
 
+// --- snapshots ---
+
+// Which of a tag's digests an entry has room for: all of them, or else current, previous and
+// pending, then those seen last. `place` are indices into the tag's history; their number.
+std::size_t choose_digests(const TagState& tag, std::array<std::size_t, kHistory>& place) noexcept {
+    std::array<std::size_t, kMaxSnapshotHistory> order{};
+    const std::size_t size = std::min(tag.history.size(), order.size());
+    for (std::size_t i = 0; i < size; ++i)
+        order[i] = i;
+    const auto needed = [&](std::size_t i) {
+        const Digest& digest = tag.history[i].digest;
+        return digest == tag.digest || digest == tag.previous || digest == tag.pending;
+    };
+    if (size > kHistory) {
+        std::sort(order.begin(), order.begin() + size, [&](std::size_t a, std::size_t b) {
+            if (needed(a) != needed(b)) return needed(a);
+            return tag.history[a].last_seen > tag.history[b].last_seen;
+        });
+    }
+    const std::size_t count = std::min(size, kHistory);
+    std::copy_n(order.begin(), count, place.begin());
+    return count;
+}
+
+std::int64_t millis(Time time) noexcept {
+    return time.time_since_epoch().count();
+}
+
+// Everything but key, links and digests' width.
+void fill_entry(Entry& entry, const TagRecord& tag) noexcept {
+    const TagState& state = tag.state;
+    std::array<std::size_t, kHistory> place{};
+    entry.count = static_cast<std::uint8_t>(choose_digests(state, place));
+    for (std::size_t i = 0; i < entry.count; ++i) {
+        const Sighting& sighting = state.history[place[i]];
+        const auto bytes = sighting.digest.bytes();
+        entry.algorithm[i] = sighting.digest.algorithm();
+        entry.kind[i] = sighting.kind;
+        entry.seen[i] = {millis(sighting.first_seen), millis(sighting.last_seen)};
+        std::memcpy(entry.digests() + i * entry.width, bytes.data(), bytes.size());
+    }
+    const auto index = [&](const std::optional<Digest>& digest) {
+        return static_cast<std::int8_t>(digest ? find_digest(entry, *digest) : -1);
+    };
+    entry.current = index(state.digest);
+    entry.previous = index(state.previous);
+    entry.pending = index(state.pending);
+    entry.change = state.change;
+    entry.asked_by = state.asked_by;
+    entry.changed_at = millis(tag.changed);
+    // On the clock of this machine's present run: no request that is under way began before it.
+    entry.changed_monotonic = ngx_current_msec;
+    entry.touched = ngx_current_msec;
+    entry.node_size = static_cast<std::uint8_t>(std::min(state.node.size(), kMaxNode));
+    std::memcpy(entry.node, state.node.data(), entry.node_size);
+}
+
+bool is_wide(const TagState& tag) noexcept {
+    return std::any_of(tag.history.begin(), tag.history.end(), [](const Sighting& sighting) {
+        return sighting.digest.bytes().size() > kNarrow;
+    });
+}
+
+std::int64_t last_seen(const Entry& entry) noexcept {
+    std::int64_t latest = 0;
+    for (int i = 0; i < entry.count; ++i)
+        latest = std::max(latest, entry.seen[i].last_seen);
+    return latest;
+}
+
+// Observations that a snapshot would show.
+std::uint64_t sightings(const Header& header) noexcept {
+    std::uint64_t sum = 0;
+    for (const Counter counter :
+         {Counter::fresh, Counter::changed, Counter::same, Counter::revert, Counter::cleared})
+        sum += header.counters[static_cast<std::size_t>(counter)];
+    return sum;
+}
+
+bool alive(ngx_pid_t process) noexcept {
+    return process > 0 && (kill(process, 0) == 0 || ngx_errno != ESRCH);
+}
+
+bool is_epoch(const Header& header, std::string_view epoch) noexcept {
+    return epoch == std::string_view{header.epoch, kEpochText};
+}
+
+// What was there before is in the epoch that ends here: every companion reads the table again.
+void end_epoch(Header& header) noexcept {
+    new_epoch(header);
+    for (CompanionState& companion : header.companions)
+        companion.acked = 0;
+}
+
+ngx_uint_t hash_of(std::string_view text) noexcept {
+    return ngx_murmur_hash2(reinterpret_cast<u_char*>(const_cast<char*>(text.data())), text.size());
+}
+
 void move_cursor(const Header& header, CompanionState& companion, std::string_view epoch,
                  std::uint64_t seq) noexcept {
-    if (epoch != std::string_view{header.epoch, kEpochText}) return;
+    if (!is_epoch(header, epoch)) return;
     companion.acked = std::max(companion.acked, seq);
 }
 
@@ -520,6 +633,8 @@ bool Table::create() noexcept {
     header->magic = kMagic;
     header->layout = kLayout;
     make_empty(*header);
+    header->generation = static_cast<std::uint64_t>(wall_millis());
+    header->saved_seq = kUnsaved;
     pool_->data = header;
     pool_->log_nomem = 0;
     return true;
@@ -663,6 +778,244 @@ bool Table::read(std::string_view epoch, std::uint64_t since, std::size_t limit,
         }
         if (got < want || tags.size() == limit) return true;
     }
+}
+
+// --- snapshots ---
+
+Table::Load Table::claim_load(ngx_pid_t self, unsigned& attempts) noexcept {
+    const Locked locked{pool_};
+    Header& header = locked.header();
+    // Observed before anybody was to load: state=DIR came with a reload.
+    if (header.load == LoadState::fresh && header.seq > 0) header.load = LoadState::done;
+    if (header.load == LoadState::done) return Load::done;
+    if (header.load == LoadState::loading && header.loader != self && alive(header.loader))
+        return Load::other;
+    header.load = LoadState::loading;
+    header.loader = self;
+    attempts = header.load_attempts++;
+    return Load::mine;
+}
+
+SnapshotMark Table::begin_restore(std::uint64_t seqs) {
+    SnapshotMark mark;
+    mark.epoch.resize(kEpochText);
+    const Locked locked{pool_};
+    Header& header = locked.header();
+    std::memcpy(mark.epoch.data(), header.epoch, kEpochText);
+    mark.seq = header.seq;
+    header.seq += seqs;
+    return mark;
+}
+
+bool Table::restore(const SnapshotMark& mark, const TagRecord& tag) noexcept {
+    const Tag& name = tag.state.tag;
+    if (name.registry.size() > kMaxRegistry || name.repository.size() > kMaxRepository ||
+        name.name.size() > kMaxName)
+        return false;
+    const Key key{name.registry, name.repository, name.name};
+    const std::uint64_t seq = mark.seq + tag.state.seq;
+    Locked locked{pool_};
+    Header& header = locked.header();
+    if (!is_epoch(header, mark.epoch)) return false;
+    const Entry* next = first_after(header, seq - 1);
+    if (find(header, key) != nullptr || (next != nullptr && next->by_seq.key == seq)) return false;
+    const Mutation mutation{header};
+    const std::size_t width = is_wide(tag.state) ? kWide : kNarrow;
+    auto* entry = static_cast<Entry*>(
+        ngx_slab_alloc_locked(pool_, sizeof(Entry) + kHistory * width + key.bytes().size()));
+    if (entry == nullptr) {
+        add(header, Counter::left_out);
+        return false;
+    }
+    std::memset(static_cast<void*>(entry), 0, sizeof(Entry) + kHistory * width);
+    entry->width = static_cast<std::uint8_t>(width);
+    entry->registry_size = static_cast<std::uint8_t>(name.registry.size());
+    entry->repository_size = static_cast<std::uint8_t>(name.repository.size());
+    entry->name_size = static_cast<std::uint8_t>(name.name.size());
+    std::memcpy(const_cast<char*>(entry->key()), key.bytes().data(), key.bytes().size());
+    fill_entry(*entry, tag);
+    link_by_trees(header, entry, key.hash(), seq);
+    ngx_queue_insert_tail(&header.lru, &entry->lru);
+    add(header, Counter::restored);
+    return true;
+}
+
+bool Table::finish_load(const SnapshotMark& mark, std::uint64_t restored,
+                        std::uint64_t generation) noexcept {
+    const Locked locked{pool_};
+    Header& header = locked.header();
+    if (!is_epoch(header, mark.epoch)) return false;
+    header.load = LoadState::done;
+    header.load_attempts = 0;
+    header.generation = std::max(header.generation, generation + 1);
+    header.snapshot.restored = restored;
+    if (header.tags > 0) end_epoch(header);
+    return true;
+}
+
+void Table::give_up_load() noexcept {
+    const Locked locked{pool_};
+    locked.header().load = LoadState::done;
+}
+
+std::uint64_t Table::carry_over(Table from) {
+    Header& header = *header_of(pool_);
+    std::vector<Sight> order;
+    SnapshotMark there;
+    {
+        const Locked locked{from.pool_};
+        const Header& old = locked.header();
+        header.generation = std::max(header.generation, old.generation + 1);
+        std::copy(std::begin(old.counters), std::end(old.counters), std::begin(header.counters));
+        std::copy(std::begin(old.registries), std::end(old.registries),
+                  std::begin(header.registries));
+        std::copy(std::begin(old.companions), std::end(old.companions),
+                  std::begin(header.companions));
+        header.snapshot = old.snapshot;
+        header.load = old.load == LoadState::loading ? LoadState::again : old.load;
+    }
+    end_epoch(header);
+    there = from.begin_save();
+    std::vector<TagRecord> tags;
+    std::uint64_t carried = 0;
+    const SnapshotMark here = begin_restore(0);
+    const auto take = [&] {
+        for (const TagRecord& tag : tags) {
+            carried += restore(here, tag) ? 1 : 0;
+            header.seq = std::max(header.seq, tag.state.seq);
+        }
+    };
+    if (!from.index(there, order)) return carried;
+    for (std::size_t i = 0; i < order.size(); i += kSlice) {
+        const std::size_t size = std::min(kSlice, order.size() - i);
+        if (!from.fetch(there, {order.data() + i, size}, tags)) return carried;
+        take();
+    }
+    // What has moved meanwhile.
+    Head head;
+    while (from.read(there.epoch, there.seq, kSlice, head, tags) && !tags.empty()) {
+        take();
+        there.seq = tags.back().state.seq;
+    }
+    return carried;
+}
+
+void Table::set_saver(ngx_pid_t helper) noexcept {
+    const Locked locked{pool_};
+    locked.header().saver = helper;
+}
+
+ngx_pid_t Table::saver() noexcept {
+    ngx_pid_t saver = 0;
+    {
+        const Locked locked{pool_};
+        saver = locked.header().saver;
+    }
+    return alive(saver) ? saver : 0;
+}
+
+bool Table::clear_saver(ngx_pid_t helper) noexcept {
+    const Locked locked{pool_};
+    if (locked.header().saver != helper) return false;
+    locked.header().saver = 0;
+    return true;
+}
+
+Table::Unsaved Table::unsaved(std::string_view directory) noexcept {
+    const Locked locked{pool_};
+    const Header& header = locked.header();
+    if (header.load != LoadState::done) return {false, false, true};
+    const bool none = header.saved_seq == kUnsaved || header.saved_to != hash_of(directory);
+    return {none || header.saved_seq != header.seq,
+            none || header.saved_sightings != sightings(header), false};
+}
+
+SnapshotMark Table::begin_save() {
+    SnapshotMark mark;
+    mark.epoch.resize(kEpochText);
+    const Locked locked{pool_};
+    const Header& header = locked.header();
+    std::memcpy(mark.epoch.data(), header.epoch, kEpochText);
+    mark.generation = header.generation;
+    mark.seq = header.seq;
+    mark.sightings = sightings(header);
+    return mark;
+}
+
+bool Table::index(const SnapshotMark& mark, std::vector<Sight>& tags) {
+    std::array<Sight, kIndexSlice> slice;
+    std::uint64_t since = 0;
+    tags.clear();
+    for (;;) {
+        std::size_t got = 0;
+        {
+            const Locked locked{pool_};
+            Header& header = locked.header();
+            if (!is_epoch(header, mark.epoch)) return false;
+            Entry* entry = first_after(header, since);
+            while (got < slice.size() && entry != nullptr && entry->by_seq.key <= mark.seq) {
+                slice[got++] = {last_seen(*entry), entry->by_seq.key};
+                ngx_rbtree_node_t* next = ngx_rbtree_next(&header.by_seq, &entry->by_seq);
+                entry = next == nullptr ? nullptr : entry_by_seq(next);
+            }
+        }
+        tags.insert(tags.end(), slice.begin(), slice.begin() + got);
+        if (got < slice.size()) break;
+        since = tags.back().seq;
+    }
+    std::sort(tags.begin(), tags.end(), [](const Sight& a, const Sight& b) {
+        return a.last_seen != b.last_seen ? a.last_seen > b.last_seen : a.seq > b.seq;
+    });
+    return true;
+}
+
+bool Table::fetch(const SnapshotMark& mark, std::span<const Sight> wanted,
+                  std::vector<TagRecord>& tags) {
+    std::vector<Record> slice(wanted.size());
+    std::size_t got = 0;
+    tags.clear();
+    {
+        const Locked locked{pool_};
+        Header& header = locked.header();
+        if (!is_epoch(header, mark.epoch)) return false;
+        for (const Sight& sight : wanted) {
+            const Entry* entry = first_after(header, sight.seq - 1);
+            if (entry == nullptr || entry->by_seq.key != sight.seq) continue;
+            std::memcpy(slice[got++].bytes.data(), entry, entry->size());
+        }
+    }
+    for (std::size_t i = 0; i < got; ++i)
+        tags.push_back(record_of(slice[i].entry(), mark.epoch));
+    return true;
+}
+
+void Table::finish_save(const SnapshotMark& mark, std::string_view directory,
+                        std::int64_t now) noexcept {
+    const Locked locked{pool_};
+    Header& header = locked.header();
+    add(header, Counter::saves);
+    header.snapshot.written = now;
+    header.snapshot.error[0] = '\0';
+    if (!is_epoch(header, mark.epoch)) return;
+    header.saved_seq = mark.seq;
+    header.saved_sightings = mark.sightings;
+    header.saved_to = hash_of(directory);
+}
+
+void Table::report_save_failure(std::string_view error) noexcept {
+    const Locked locked{pool_};
+    add(locked.header(), Counter::save_failures);
+    put_text(locked.header().snapshot.error, error);
+}
+
+void Table::set_generation(std::uint64_t generation) noexcept {
+    const Locked locked{pool_};
+    locked.header().generation = generation;
+}
+
+SnapshotState Table::snapshot() noexcept {
+    const Locked locked{pool_};
+    return locked.header().snapshot;
 }
 
 // --- companions' cursors ---

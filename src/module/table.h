@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,9 +61,14 @@ enum class Counter : std::uint8_t {
     batches,           // publishing: batches acknowledged
     events,            //   events acknowledged
     publish_failures,  //   batches not acknowledged
-    confirmed          // pending digests that keel_api made current
+    confirmed,         // pending digests that keel_api made current
+    restored,          // tags that came from a snapshot or from the zone before this one
+    left_out,          //   those of them that found no room
+    saves,             // snapshots written
+    save_failures,     //   and not written
+    set_aside          // files that were no good as a snapshot
 };
-inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::confirmed) + 1;
+inline constexpr std::size_t kCounters = static_cast<std::size_t>(Counter::set_aside) + 1;
 
 struct CounterName {
     const char* metric;  // Prometheus name without labels
@@ -162,10 +168,25 @@ struct RegistryState {
     char rate_source[kMaxSource + 1];
 };
 
-// A tag as it was when it was read.
-struct TagRecord {
-    TagState state;
-    Time changed;  // when `state.change` happened
+// How it went with the snapshot. Written by who writes or loads it.
+struct SnapshotState {
+    std::int64_t written;    // milliseconds since 1970, 0: never
+    std::uint64_t restored;  // tags that the last load brought
+    char error[160];         // of the last attempt to write, empty when it was fine
+};
+
+// Where a tag stands in a snapshot: those seen last come first.
+struct Sight {
+    std::int64_t last_seen;
+    std::uint64_t seq;
+};
+
+// What a load or a snapshot began with.
+struct SnapshotMark {
+    std::string epoch;
+    std::uint64_t generation = 0;
+    std::uint64_t seq = 0;
+    std::uint64_t sightings = 0;
 };
 
 struct ZoneUse {
@@ -204,6 +225,56 @@ class Table {
     // and no longer the zone's. Cold side: may throw std::bad_alloc.
     bool read(std::string_view epoch, std::uint64_t since, std::size_t limit, Head& head,
               std::vector<TagRecord>& tags);
+
+    // --- snapshots; the cold side: may throw std::bad_alloc where not noexcept ---
+
+    enum class Load { done, mine, other };
+    // Whether this process is to load the snapshot now: the first one is, and the next when that
+    // one died. `attempts` says how many died at it. Where the table is in use already there is
+    // nothing to load.
+    [[nodiscard]] Load claim_load(ngx_pid_t self, unsigned& attempts) noexcept;
+    // Makes room for the numbers of tags to restore, at most `seqs`: what is observed from now on
+    // comes after them.
+    [[nodiscard]] SnapshotMark begin_restore(std::uint64_t seqs);
+    // Puts a tag that is not there yet behind all others, as the one seen longest ago; none makes
+    // room for it. Whether it did.
+    bool restore(const SnapshotMark& mark, const TagRecord& tag) noexcept;
+    // The end of claim_load(): the zone has a new epoch, and a generation after `generation`.
+    // False when the table was reset meanwhile, and the load must begin again.
+    [[nodiscard]] bool finish_load(const SnapshotMark& mark, std::uint64_t restored,
+                                   std::uint64_t generation) noexcept;
+    // The load of this process will not come to its end: the table goes on with what it has.
+    void give_up_load() noexcept;
+    // Takes over what another segment has, while that is in use; the number of tags.
+    // Master only, in a zone that nobody else knows yet.
+    std::uint64_t carry_over(Table from);
+
+    // A process that writes snapshots while it lives; 0: none.
+    void set_saver(ngx_pid_t helper) noexcept;
+    [[nodiscard]] ngx_pid_t saver() noexcept;
+    // Takes the name off; false when another process is the saver.
+    bool clear_saver(ngx_pid_t helper) noexcept;
+
+    struct Unsaved {
+        bool events = false;      // a snapshot would have other digests
+        bool sightings = false;   // or other times only
+        bool load_first = false;  // a load is due: there is nothing to save yet
+    };
+    // Compared with the last snapshot in `directory`.
+    [[nodiscard]] Unsaved unsaved(std::string_view directory) noexcept;
+    [[nodiscard]] SnapshotMark begin_save();
+    // All tags, in no order. False when the epoch is over.
+    [[nodiscard]] bool index(const SnapshotMark& mark, std::vector<Sight>& tags);
+    // Those of a few tags that have not moved since. False when the epoch is over.
+    [[nodiscard]] bool fetch(const SnapshotMark& mark, std::span<const Sight> wanted,
+                             std::vector<TagRecord>& tags);
+    void finish_save(const SnapshotMark& mark, std::string_view directory,
+                     std::int64_t now) noexcept;
+    void report_save_failure(std::string_view error) noexcept;
+    void set_generation(std::uint64_t generation) noexcept;
+    [[nodiscard]] SnapshotState snapshot() noexcept;
+
+    // --- companions ---
 
     // The slot of the companion with this URL, made when it has none. `configured` are the URLs of
     // this configuration: only slots of others are given away. Negative when all are taken. Helper

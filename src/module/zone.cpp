@@ -1,22 +1,60 @@
 #include "module/zone.h"
 
+#include <exception>
+
 namespace keel::ngx {
 namespace {
 
 constexpr std::size_t kMinPages = 16;
 
+// The segment that the running configuration has, under whatever name: there is one keel_zone at
+// most. Null when nginx is just starting. It stays mapped until the new configuration is in force.
+ngx_slab_pool_t* predecessor(const ngx_cycle_t& old) noexcept {
+    for (const ngx_list_part_t* part = &old.shared_memory.part; part != nullptr;
+         part = part->next) {
+        auto* zones = static_cast<ngx_shm_zone_t*>(part->elts);
+        for (ngx_uint_t i = 0; i < part->nelts; ++i) {
+            if (zones[i].tag == &ngx_keel_module && zones[i].shm.addr != nullptr)
+                return reinterpret_cast<ngx_slab_pool_t*>(zones[i].shm.addr);
+        }
+    }
+    return nullptr;
+}
+
+void carry_over(const ngx_shm_zone_t* zone, Table table, ngx_slab_pool_t* before) noexcept {
+    try {
+        Table old{before};
+        const std::uint64_t tags = old.head().tags;
+        const std::uint64_t carried = table.carry_over(old);
+        ngx_log_error(NGX_LOG_NOTICE, zone->shm.log, 0,
+                      "keel_zone \"%V\": %uL of %uL tags taken over from the zone before it, with "
+                      "a new epoch",
+                      &zone->shm.name, carried, tags);
+    } catch (const std::exception& error) {
+        ngx_log_error(NGX_LOG_ERR, zone->shm.log, 0,
+                      "keel_zone \"%V\": not all tags are taken over from the zone before it: %s",
+                      &zone->shm.name, error.what());
+    }
+}
+
 // nginx calls it in the master, at start, at each reload and under -t. A zone of the same name and
-// size lives on; one that was resized starts empty with a new epoch, which tells every companion to
-// read again.
+// size lives on. One that was resized or renamed is another one to nginx: it takes over what the
+// old one has, under a new epoch, which tells every companion to read again. `noreuse` must stay
+// unset: nginx would free the segment in use at the next reload.
 ngx_int_t init_zone(ngx_shm_zone_t* zone, void* old) noexcept {
     auto* pool = reinterpret_cast<ngx_slab_pool_t*>(zone->shm.addr);
     if (old != nullptr) {
         zone->data = old;
         return NGX_OK;
     }
+    auto* before = static_cast<ngx_slab_pool_t*>(zone->data);
     zone->data = pool;
     if (zone->shm.exists) return NGX_OK;
-    if (Table{pool}.create()) return NGX_OK;
+    Table table{pool};
+    if (table.create()) {
+        if (before != nullptr) carry_over(zone, table, before);
+        return NGX_OK;
+    }
     ngx_log_error(NGX_LOG_EMERG, zone->shm.log, 0, "keel_zone \"%V\" is too small",
                   &zone->shm.name);
     return NGX_ERROR;
@@ -46,6 +84,7 @@ char* add_zone(ngx_conf_t* cf, MainConf& conf, std::string_view name,
         ngx_shared_memory_add(cf, &zone_name, static_cast<std::size_t>(bytes), &ngx_keel_module);
     if (conf.zone == nullptr) return conf_error();
     conf.zone->init = init_zone;
+    conf.zone->data = predecessor(*cf->cycle->old_cycle);
     return conf_ok();
 }
 

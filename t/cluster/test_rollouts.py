@@ -429,7 +429,7 @@ def test_p7_one_rollout_after_downtime(lab, namespace):
 
 
 def test_p7_a_cache_that_forgot_is_heard_too(lab, namespace):
-    """nginx was restarted and the tag moved, all while keeld was down; what nginx tells then is from another epoch,
+    """nginx lost its table and the tag moved, all while keeld was down; what nginx tells then is from another epoch,
     and keeld itself would not look for an hour.
     """
     lab.push("forgot/app", "latest", "one")
@@ -438,7 +438,7 @@ def test_p7_a_cache_that_forgot_is_heard_too(lab, namespace):
     wait_rolled_out(lab, name)
     wait_reason(lab, name, "up-to-date")
     lab.keeld.stop()
-    lab.nginx.restart()
+    lab.nginx.forget()
     two = lab.push("forgot/app", "latest", "two")
     assert lab.nginx.through(REGISTRY).digest("forgot/app", "latest", f"?ns={REGISTRY}") == two.digest
     with settings(lab, {"defaults": {"pollSchedule": "@every 1h"}}):
@@ -462,7 +462,7 @@ def test_v2_a_first_sight_without_history_is_unconfirmed(lab, namespace):
     lab.kube.create(deployment(namespace, "app", lab.image("first/app:latest")))
     name = f"Deployment/{namespace}/app"
     wait_rolled_out(lab, name)
-    lab.nginx.restart()  # its table is gone
+    lab.nginx.forget()
     two = lab.push("first/app", "latest", "two")
     with settings(lab, {"registries": {REGISTRY: {"upstream": None}}}) as since:
         answer = wait_reason(lab, name, "revert-unconfirmed")

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 
 from .ports import free_port
@@ -148,6 +149,12 @@ class Nginx(Server):
 
     def ready(self):
         return any(self.through(registry).request("GET", "/v2/")[0] == 200 for registry in self.nodes)
+
+    def forget(self):
+        """Restarts it with an empty tag table."""
+        self.stop()
+        shutil.rmtree(self.folder / "keel")
+        self.start().wait_ready()
 
     def test(self):
         """nginx -t; raises with what nginx says."""

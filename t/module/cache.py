@@ -142,9 +142,14 @@ class Cache(Server):
 
     def tags(self):
         """The whole table by its full names."""
-        status, page = self.api("tags?limit=500")
-        assert status == 200 and page["next"] is None
-        return {tag["tag"]: tag for tag in page["tags"]}
+        found, query = {}, ""
+        while True:
+            status, page = self.api(f"tags?limit=500{query}")
+            assert status == 200
+            found.update({tag["tag"]: tag for tag in page["tags"]})
+            if page["next"] is None:
+                return found
+            query = f"&since={page['next']}&epoch={page['epoch']}"
 
     def tag(self, repository="app", name="latest", registry=REGISTRY):
         return self.tags().get(f"{registry}/{repository}:{name}")

@@ -35,12 +35,14 @@ ngx_command_t commands[] = {
      NGX_HTTP_LOC_CONF_OFFSET, 0, nullptr},
     {ngx_string("keel_verify"), kEverywhere | NGX_CONF_TAKE1, ngx_conf_set_enum_slot,
      NGX_HTTP_LOC_CONF_OFFSET, offsetof(LocationConf, verify), verify_words},
+    {ngx_string("keel_hold"), kEverywhere | NGX_CONF_FLAG, set_hold, NGX_HTTP_LOC_CONF_OFFSET,
+     offsetof(LocationConf, hold), nullptr},
     {ngx_string("keel_node"), kEverywhere | NGX_CONF_TAKE1, set_node, NGX_HTTP_LOC_CONF_OFFSET, 0,
      nullptr},
     {ngx_string("keel_companion"), NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE123, set_companion,
      NGX_HTTP_MAIN_CONF_OFFSET, 0, nullptr},
-    {ngx_string("keel_api"), NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS, set_api, NGX_HTTP_LOC_CONF_OFFSET,
-     0, nullptr},
+    {ngx_string("keel_api"), NGX_HTTP_LOC_CONF | NGX_CONF_ANY, set_api, NGX_HTTP_LOC_CONF_OFFSET, 0,
+     nullptr},
     ngx_null_command};
 
 ngx_http_module_t context = {
@@ -75,11 +77,12 @@ ngx_module_t ngx_keel_module = {NGX_MODULE_V1,
 namespace keel::ngx {
 namespace {
 
-// The module touches requests only where `keel on` stands somewhere; elsewhere it costs nothing.
+// The module touches requests only where `keel on` or `keel_hold on` stands somewhere; elsewhere it
+// costs nothing.
 ngx_int_t add_hooks(ngx_conf_t* cf) noexcept {
     auto& conf = *static_cast<MainConf*>(ngx_http_conf_get_module_main_conf(cf, ngx_keel_module));
     if (check_conf(cf, conf) != NGX_OK) return NGX_ERROR;
-    if (!conf.observes) return NGX_OK;
+    if (!conf.observes && !conf.holds) return NGX_OK;
     auto* core = static_cast<ngx_http_core_main_conf_t*>(
         ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module));
     auto* handler = static_cast<ngx_http_handler_pt*>(

@@ -1,6 +1,7 @@
 #include "core/holds.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "core/json_object.h"
 #include "core/signature.h"
@@ -104,9 +105,17 @@ auto place_of(auto& holds, const Tag& tag) {
 
 }  // namespace
 
-const Hold* HoldSet::find(const Tag& tag) const noexcept {
-    const auto found = place_of(holds, tag);
-    return found != holds.end() && found->tag == tag ? &*found : nullptr;
+const Hold* HoldSet::find(std::string_view registry, std::string_view repository,
+                          std::string_view name) const noexcept {
+    const auto key = [](const Hold& hold) {
+        return std::tuple<std::string_view, std::string_view, std::string_view>(
+            hold.tag.registry, hold.tag.repository, hold.tag.name);
+    };
+    const std::tuple wanted(registry, repository, name);
+    const auto found =
+        std::lower_bound(holds.begin(), holds.end(), wanted,
+                         [&](const Hold& hold, const auto& tag) { return key(hold) < tag; });
+    return found != holds.end() && key(*found) == wanted ? &*found : nullptr;
 }
 
 bool HoldSet::put(Hold hold) {

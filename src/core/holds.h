@@ -43,7 +43,11 @@ struct HoldSet {
     std::vector<Hold> holds;
 
     // Null when the tag has none; whether it still applies is for the caller.
-    [[nodiscard]] const Hold* find(const Tag& tag) const noexcept;
+    [[nodiscard]] const Hold* find(std::string_view registry, std::string_view repository,
+                                   std::string_view name) const noexcept;
+    [[nodiscard]] const Hold* find(const Tag& tag) const noexcept {
+        return find(tag.registry, tag.repository, tag.name);
+    }
     // Puts the hold in place of its tag's. False when there are kMaxHolds others.
     [[nodiscard]] bool put(Hold hold);
     // Whether there was one.

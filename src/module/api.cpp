@@ -1,53 +1,22 @@
 #include "module/api.h"
 
-#include <jansson.h>
-
-#include <charconv>
-#include <cstdlib>
+#include <algorithm>
 #include <exception>
-#include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/api_request.h"
 #include "core/event.h"
+#include "module/api_reply.h"
+#include "module/api_write.h"
 #include "module/conf.h"
+#include "module/holds.h"
 #include "module/table.h"
 
 namespace keel::ngx {
 namespace {
 
 constexpr ngx_uint_t kGone = 410;  // nginx has no name for it
-constexpr std::size_t kDefaultPage = 100;
-constexpr std::size_t kLargestPage = 500;  // a page is made in one go: about 3 ms of a worker
-
-struct FreeJson {
-    void operator()(json_t* value) const noexcept { json_decref(value); }
-};
-using Json = std::unique_ptr<json_t, FreeJson>;
-
-struct Reply {
-    ngx_uint_t status = NGX_HTTP_OK;
-    std::string body;
-    const char* type = "application/json";
-};
-
-// `value` may be null when memory was short; the caller then has no reply.
-std::string text_of(Json value) {
-    std::unique_ptr<char, decltype(&std::free)> text{
-        value ? json_dumps(value.get(), JSON_COMPACT) : nullptr, std::free};
-    if (!text) throw std::bad_alloc();
-    return text.get();
-}
-
-Json checked(json_t* value) {
-    if (value == nullptr) throw std::bad_alloc();
-    return Json{value};
-}
-
-json_t* counter(std::uint64_t value) {
-    return json_string(std::to_string(value).c_str());
-}
 
 json_t* size(std::uint64_t value) {
     return json_integer(static_cast<json_int_t>(value));
@@ -55,12 +24,6 @@ json_t* size(std::uint64_t value) {
 
 json_t* moment(std::int64_t millis) {
     return millis == 0 ? json_null() : json_string(format_time(to_time(millis)).c_str());
-}
-
-Reply fault(ngx_uint_t status, const char* code, const std::string& text) {
-    return {
-        status,
-        text_of(checked(json_pack("{s:{s:s,s:s}}", "error", "code", code, "text", text.c_str())))};
 }
 
 // --- status ---
@@ -125,6 +88,32 @@ json_t* registries_of(Table table) {
     return all;
 }
 
+// Of one hold of this process's copy.
+Tally tally_of(const MainConf& conf, const HoldCopy& copy, std::size_t index) {
+    return control_of(conf).tally(copy.slots[index], copy.keys[index]);
+}
+
+// Holds that are over are none, also before the helper has lifted them.
+json_t* holds_of(const MainConf& conf) {
+    const HoldCopy& copy = current_holds(conf);
+    const Time now = to_time(wall_millis());
+    std::size_t count = 0;
+    std::size_t unfetchable = 0;
+    std::size_t ineffective = 0;
+    for (std::size_t i = 0; i < copy.set.holds.size(); ++i) {
+        if (!copy.set.holds[i].applies(now)) continue;
+        const Tally tally = tally_of(conf, copy, i);
+        ++count;
+        if (tally.unfetchable > 0) ++unfetchable;
+        if (tally.ineffective > 0) ++ineffective;
+    }
+    const std::string problem = copy.problem.empty() ? control_of(conf).problem() : copy.problem;
+    return json_pack("{s:o,s:o,s:o,s:o,s:o}", "revision", counter(copy.set.revision), "count",
+                     size(count), "unfetchable", size(unfetchable), "ineffective",
+                     size(ineffective), "problem",
+                     problem.empty() ? json_null() : json_string(problem.c_str()));
+}
+
 Reply status(const MainConf& conf) {
     Table table = table_of(conf);
     const Head head = table.head();
@@ -134,67 +123,17 @@ Reply status(const MainConf& conf) {
                              "tags", size(head.tags), "evicted",
                              counter(counters[static_cast<std::size_t>(Counter::evicted)]));
     const std::string name{view(conf.cache_name)};
-    return {NGX_HTTP_OK,
-            text_of(checked(json_pack(
-                "{s:o,s:s,s:s,s:o,s:s,s:o,s:o,s:{s:s,s:i,s:i},s:o,s:o}", "cache",
-                name.empty() ? json_null() : json_string(name.c_str()), "version", KEEL_VERSION,
-                "nginx", NGINX_VERSION, "zone", zone, "epoch", head.epoch.c_str(), "seq",
-                counter(head.seq), "companions", companions_of(table, conf), "holds", "revision",
-                "0", "count", 0, "ineffective", 0, "snapshot", snapshot_of(table, conf),
-                "registries", registries_of(table))))};
+    return {
+        NGX_HTTP_OK,
+        text_of(checked(json_pack("{s:o,s:s,s:s,s:o,s:s,s:o,s:o,s:o,s:o,s:o}", "cache",
+                                  name.empty() ? json_null() : json_string(name.c_str()), "version",
+                                  KEEL_VERSION, "nginx", NGINX_VERSION, "zone", zone, "epoch",
+                                  head.epoch.c_str(), "seq", counter(head.seq), "companions",
+                                  companions_of(table, conf), "holds", holds_of(conf), "snapshot",
+                                  snapshot_of(table, conf), "registries", registries_of(table))))};
 }
 
 // --- tags ---
-
-std::optional<std::string_view> query(ngx_http_request_t* r, std::string_view name) {
-    ngx_str_t value;
-    if (ngx_http_arg(r, reinterpret_cast<u_char*>(const_cast<char*>(name.data())), name.size(),
-                     &value) != NGX_OK) {
-        return std::nullopt;
-    }
-    return view(value);
-}
-
-bool number(std::string_view text, std::uint64_t& value) {
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc{} && end == text.data() + text.size() && !text.empty();
-}
-
-struct TagsQuery {
-    std::uint64_t since = 0;
-    std::string epoch;
-    std::size_t limit = kDefaultPage;
-    std::optional<Time> seen_since;
-};
-
-std::string decoded(std::string_view text) {
-    std::string result(text.size(), '\0');
-    auto* from = reinterpret_cast<u_char*>(const_cast<char*>(text.data()));
-    auto* to = reinterpret_cast<u_char*>(result.data());
-    const auto* begin = to;
-    ngx_unescape_uri(&to, &from, text.size(), 0);
-    result.resize(static_cast<std::size_t>(to - begin));
-    return result;
-}
-
-// What is wrong with it, or nothing.
-const char* parse_query(ngx_http_request_t* r, TagsQuery& asked) {
-    if (const auto since = query(r, "since"); since && !number(*since, asked.since)) {
-        return "since must be a decimal number";
-    }
-    if (const auto epoch = query(r, "epoch")) asked.epoch = *epoch;
-    std::uint64_t limit = kDefaultPage;
-    if (const auto text = query(r, "limit"); text && (!number(*text, limit) || limit == 0)) {
-        return "limit must be a decimal number from 1";
-    }
-    asked.limit = std::min<std::uint64_t>(limit, kLargestPage);
-    if (const auto text = query(r, "seen_since")) {
-        asked.seen_since = parse_time(decoded(*text));
-        if (!asked.seen_since) return "seen_since must be a time such as 2026-11-22T12:00:00Z";
-    }
-    if (asked.since > 0 && asked.epoch.empty()) return "since needs the epoch that it belongs to";
-    return nullptr;
-}
 
 json_t* only_seen(const TagState& state) {
     return json_pack("{s:s,s:s,s:o}", "tag", state.tag.to_string().c_str(), "last_seen",
@@ -202,26 +141,43 @@ json_t* only_seen(const TagState& state) {
 }
 
 Reply tags(ngx_http_request_t* r, const MainConf& conf) {
-    TagsQuery asked;
-    if (const char* wrong = parse_query(r, asked))
-        return fault(NGX_HTTP_BAD_REQUEST, "bad-query", wrong);
+    const Expected<TagsQuery> asked = parse_tags_query(view(r->args));
+    if (!asked) return fault(NGX_HTTP_BAD_REQUEST, asked.error());
     Head head;
     std::vector<TagRecord> records;
-    if (!table_of(conf).read(asked.epoch, asked.since, asked.limit, head, records)) {
-        return fault(kGone, "gone",
-                     "that epoch is over, this one is " + head.epoch + ": read from since=0");
+    if (!table_of(conf).read(asked->epoch, asked->since, asked->limit, head, records)) {
+        return fault(kGone, {"gone", "that epoch is over, this one is " + head.epoch +
+                                         ": read from since=0"});
     }
     json_t* list = json_array();
     Json page = checked(json_pack("{s:s,s:o,s:o}", "epoch", head.epoch.c_str(), "seq",
                                   counter(head.seq), "tags", list));
     for (const TagRecord& record : records) {
         const TagState& state = record.state;
-        if (asked.seen_since && state.last_seen < *asked.seen_since) continue;
-        json_t* entry = asked.seen_since ? only_seen(state) : encode_tag_state(state, true);
+        if (asked->seen_since && state.last_seen < *asked->seen_since) continue;
+        json_t* entry = asked->seen_since ? only_seen(state) : encode_tag_state(state, true);
         if (json_array_append_new(list, entry) != 0) throw std::bad_alloc();
     }
-    const bool more = records.size() == asked.limit && records.back().state.seq < head.seq;
+    const bool more = records.size() == asked->limit && records.back().state.seq < head.seq;
     json_object_set_new(page.get(), "next", more ? counter(records.back().state.seq) : json_null());
+    return {NGX_HTTP_OK, text_of(std::move(page))};
+}
+
+// --- holds ---
+
+Reply holds(const MainConf& conf) {
+    const HoldCopy& copy = current_holds(conf);
+    const Time now = to_time(wall_millis());
+    json_t* list = json_array();
+    Json page =
+        checked(json_pack("{s:o,s:o}", "revision", counter(copy.set.revision), "holds", list));
+    for (std::size_t i = 0; i < copy.set.holds.size(); ++i) {
+        const Hold& hold = copy.set.holds[i];
+        if (!hold.applies(now)) continue;
+        json_t* entry = encode_hold(hold);
+        add_tally(entry, tally_of(conf, copy, i));
+        if (json_array_append_new(list, entry) != 0) throw std::bad_alloc();
+    }
     return {NGX_HTTP_OK, text_of(std::move(page))};
 }
 
@@ -277,6 +233,31 @@ void registry_metrics(std::string& out, Table table) {
                     });
 }
 
+void hold_metrics(std::string& out, const MainConf& conf) {
+    const HoldCopy& copy = current_holds(conf);
+    const Time now = to_time(wall_millis());
+    const auto each = [&](const char* name, const char* help, std::uint64_t Tally::*which) {
+        metric(out, name, help, "counter");
+        for (std::size_t i = 0; i < copy.set.holds.size(); ++i) {
+            if (!copy.set.holds[i].applies(now)) continue;
+            sample(out, name, "tag=\"" + copy.set.holds[i].tag.to_string() + "\"",
+                   tally_of(conf, copy, i).*which);
+        }
+    };
+    metric(out, "keel_holds", "Tags that are held", "gauge");
+    sample(out, "keel_holds", "",
+           static_cast<std::uint64_t>(
+               std::count_if(copy.set.holds.begin(), copy.set.holds.end(),
+                             [&](const Hold& hold) { return hold.applies(now); })));
+    metric(out, "keel_holds_revision", "Revision of the file of holds", "gauge");
+    sample(out, "keel_holds_revision", "", copy.set.revision);
+    each("keel_hold_answers_total", "Answers from a hold", &Tally::answers);
+    each("keel_hold_unfetchable_total", "Requests for a held tag that got no manifest",
+         &Tally::unfetchable);
+    each("keel_hold_ineffective_total", "Answers for a held tag with another digest",
+         &Tally::ineffective);
+}
+
 Reply metrics(const MainConf& conf) {
     Table table = table_of(conf);
     const Head head = table.head();
@@ -301,6 +282,7 @@ Reply metrics(const MainConf& conf) {
         sample(out, "keel_snapshot_written_seconds", "",
                static_cast<std::uint64_t>(table.snapshot().written / 1000));
     }
+    hold_metrics(out, conf);
     if (conf.companions == nullptr) return {NGX_HTTP_OK, out, "text/plain; version=0.0.4"};
     metric(out, "keel_companion_behind", "Sequence numbers that the companion lacks", "gauge");
     for (ngx_uint_t i = 0; i < conf.companions->nelts; ++i) {
@@ -314,51 +296,56 @@ Reply metrics(const MainConf& conf) {
 
 // --- a request ---
 
-Reply reply_to(ngx_http_request_t* r) {
-    const MainConf& conf = *main_conf(r);
-    if (!(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) {
-        return fault(NGX_HTTP_NOT_ALLOWED, "not-allowed", "keel_api is for reading: GET or HEAD");
-    }
+// What follows the location's prefix.
+std::string_view path_of(ngx_http_request_t* r) noexcept {
     const std::string_view uri = view(r->uri);
     const std::size_t prefix = location_conf(r)->api_prefix;
+    // A rewrite may have led away from the location's own name.
     std::string_view path = uri.size() < prefix ? std::string_view{} : uri.substr(prefix);
-    if (path.empty()) {
-        // A rewrite has led away from the location's own name.
-    } else if (uri[prefix - 1] != '/' && path.starts_with('/')) {
-        path.remove_prefix(1);
-    } else if (uri[prefix - 1] != '/') {
-        path = {};  // "location /keel" and a request for /keelstatus
-    }
-    if (path == "status") return status(conf);
-    if (path == "tags") return tags(r, conf);
-    if (path == "metrics") return metrics(conf);
-    return fault(NGX_HTTP_NOT_FOUND, "not-found", "keel_api has status, tags and metrics");
+    if (path.empty() || uri[prefix - 1] == '/') return path;
+    // "location /keel", and /keel/status or /keelstatus.
+    return path.starts_with('/') ? path.substr(1) : std::string_view{};
 }
 
-ngx_int_t send(ngx_http_request_t* r, const Reply& reply) noexcept {
-    r->headers_out.status = reply.status;
-    r->headers_out.content_length_n = static_cast<off_t>(reply.body.size());
-    r->headers_out.content_type = ngx_text(reply.type);
-    r->headers_out.content_type_len = r->headers_out.content_type.len;
-    r->headers_out.content_type_lowcase = nullptr;
-    ngx_buf_t* buffer = ngx_create_temp_buf(r->pool, reply.body.size() + 1);
-    if (buffer == nullptr) return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    buffer->last = ngx_cpymem(buffer->last, reply.body.data(), reply.body.size());
-    buffer->last_buf = r == r->main;
-    buffer->last_in_chain = 1;
-    const ngx_int_t rc = ngx_http_send_header(r);
-    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) return rc;
-    ngx_chain_t out{buffer, nullptr};
-    return ngx_http_output_filter(r, &out);
+Reply read(ngx_http_request_t* r, const Expected<ApiPath>& path) {
+    const MainConf& conf = *main_conf(r);
+    if (!path) {
+        return fault(path.error().code == "not-found" ? NGX_HTTP_NOT_FOUND : NGX_HTTP_BAD_REQUEST,
+                     path.error());
+    }
+    if (!(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) {
+        return fault(NGX_HTTP_NOT_ALLOWED, {"not-allowed", "this is for reading: GET or HEAD"});
+    }
+    switch (path->resource) {
+        case ApiResource::status:
+            return status(conf);
+        case ApiResource::tags:
+            return tags(r, conf);
+        case ApiResource::metrics:
+            return metrics(conf);
+        case ApiResource::holds:
+            return holds(conf);
+        case ApiResource::hold:
+        case ApiResource::current:
+            break;
+    }
+    return fault(NGX_HTTP_NOT_ALLOWED,
+                 {"not-allowed", "this is for writing: PUT, or DELETE of a hold"});
+}
+
+bool is_write(ngx_http_request_t* r, const ApiPath& path) noexcept {
+    return (path.resource == ApiResource::hold && (r->method & (NGX_HTTP_PUT | NGX_HTTP_DELETE))) ||
+           (path.resource == ApiResource::current && (r->method & NGX_HTTP_PUT));
 }
 
 }  // namespace
 
 ngx_int_t answer_api(ngx_http_request_t* r) noexcept {
-    const ngx_int_t rc = ngx_http_discard_request_body(r);
-    if (rc != NGX_OK) return rc;
     try {
-        return send(r, reply_to(r));
+        Expected<ApiPath> path = parse_api_path(path_of(r));
+        if (path && is_write(r, *path)) return answer_write(r, *std::move(path));
+        const ngx_int_t rc = ngx_http_discard_request_body(r);
+        return rc == NGX_OK ? send(r, read(r, path)) : rc;
     } catch (const std::exception& error) {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0, "keel_api: %s", error.what());
         return NGX_HTTP_INTERNAL_SERVER_ERROR;

@@ -3,13 +3,17 @@
 #include <dlfcn.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <exception>
 #include <string>
 
+#include "core/api_request.h"
+#include "core/holds.h"
 #include "core/signature.h"
 #include "module/api.h"
+#include "module/control.h"
 #include "module/helper.h"
 #include "module/zone.h"
 
@@ -113,30 +117,93 @@ const char* parse_http(ngx_pool_t* pool, std::string_view url, Companion& compan
     return nullptr;
 }
 
-char* read_secret(ngx_conf_t* cf, std::string_view file, Companion& companion) noexcept {
+// The text of a secret file as it was checked. Logs what is wrong.
+bool read_secret(ngx_conf_t* cf, const char* directive, std::string_view file, std::string& text) {
     ngx_str_t path = copy(cf->pool, file);
-    if (path.data == nullptr || ngx_conf_full_name(cf->cycle, &path, 1) != NGX_OK)
-        return conf_error();
+    if (path.data == nullptr || ngx_conf_full_name(cf->cycle, &path, 1) != NGX_OK) return false;
+    Expected<std::string> read = read_secret_file(std::string{view(path)});
+    if (!read) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\": %s", directive,
+                           read.error().text.c_str());
+        return false;
+    }
+    if (const Expected<Secrets> secrets = Secrets::parse(*read); !secrets) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"%s\": secret file \"%V\": %s", directive, &path,
+                           secrets.error().text.c_str());
+        return false;
+    }
+    text = *std::move(read);
+    return true;
+}
+
+char* read_secret(ngx_conf_t* cf, std::string_view file, Companion& companion) noexcept {
     try {
-        const Expected<std::string> text = read_secret_file(std::string{view(path)});
-        if (!text) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"keel_companion\": %s",
-                               text.error().text.c_str());
-            return conf_error();
-        }
-        const Expected<Secrets> secrets = Secrets::parse(*text);
-        if (!secrets) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"keel_companion\": secret file \"%V\": %s",
-                               &path, secrets.error().text.c_str());
-            return conf_error();
-        }
-        companion.secret = copy(cf->pool, *text);
+        std::string text;
+        if (!read_secret(cf, "keel_companion", file, text)) return conf_error();
+        companion.secret = copy(cf->pool, text);
     } catch (const std::exception& error) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"keel_companion\": secret file \"%V\": %s",
-                           &path, error.what());
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"keel_companion\": %s", error.what());
         return conf_error();
     }
     return companion.secret.data == nullptr ? conf_error() : conf_ok();
+}
+
+// --- keel_api ---
+
+void end_secrets(void* secrets) noexcept {
+    static_cast<Secrets*>(secrets)->~Secrets();
+}
+
+// "NAME:FILE".
+char* add_api_secret(ngx_conf_t* cf, LocationConf& location, std::string_view value) noexcept {
+    const std::size_t colon = value.find(':');
+    const std::string_view name = value.substr(0, colon);
+    if (colon == std::string_view::npos || colon + 1 == value.size() || !word(name, "._-") ||
+        name.size() > kMaxHoldAuthor) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "secret= of \"keel_api\" needs NAME:FILE, a name of up to %uz letters, "
+                           "digits and \"._-\"",
+                           kMaxHoldAuthor);
+        return conf_error();
+    }
+    if (location.api_secrets == nullptr) {
+        location.api_secrets = ngx_array_create(cf->pool, 2, sizeof(ApiSecret));
+        if (location.api_secrets == nullptr) return conf_error();
+    }
+    for (ngx_uint_t i = 0; i < location.api_secrets->nelts; ++i) {
+        if (view(static_cast<ApiSecret*>(location.api_secrets->elts)[i].name) != name) continue;
+        const ngx_str_t shown = ngx_text(name);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "secret=%V:... of \"keel_api\" is there twice",
+                           &shown);
+        return conf_error();
+    }
+    auto* cleanup = ngx_pool_cleanup_add(cf->pool, sizeof(Secrets));
+    auto* secret = static_cast<ApiSecret*>(ngx_array_push(location.api_secrets));
+    if (cleanup == nullptr || secret == nullptr) return conf_error();
+    try {
+        std::string text;
+        if (!read_secret(cf, "keel_api", value.substr(colon + 1), text)) return conf_error();
+        secret->secrets = new (cleanup->data) Secrets(*Secrets::parse(text));
+    } catch (const std::exception& error) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "\"keel_api\": %s", error.what());
+        return conf_error();
+    }
+    cleanup->handler = end_secrets;
+    secret->name = ngx_text(name);
+    return conf_ok();
+}
+
+// A body of keel_api is small and never reaches the disk, whatever stands around: on a cache
+// `client_max_body_size 0` is usual.
+void bound_api_bodies(ngx_conf_t* cf) noexcept {
+    auto* core = static_cast<ngx_http_core_loc_conf_t*>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+    constexpr off_t kLargest = kMaxApiBody;
+    if (core->client_max_body_size == 0 || core->client_max_body_size > kLargest) {
+        core->client_max_body_size = kLargest;
+    }
+    // Room for small chunks, each with its frame.
+    core->client_body_buffer_size = std::max(core->client_body_buffer_size, 4 * kMaxApiBody);
 }
 
 char* read_ca(ngx_conf_t* cf, std::string_view file, Companion& companion) noexcept {
@@ -209,6 +276,8 @@ char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     }
     if (state.data() == nullptr) state = kDefaultState;
     if (state != "off" && set_state_directory(cf, main, state) != conf_ok()) return conf_error();
+    main.control = add_control(cf);
+    if (main.control == nullptr) return conf_error();
     return add_zone(cf, main, zone.substr(0, colon), zone.substr(colon + 1));
 }
 
@@ -238,6 +307,19 @@ char* set_observe(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept {
     location.observe_place = place(cf);
     if (!main.observes) main.observe_place = place(cf);
     main.observes = true;
+    return conf_ok();
+}
+
+char* set_hold(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept {
+    char* result = ngx_conf_set_flag_slot(cf, cmd, conf);
+    if (result != conf_ok()) return result;
+    auto& location = *static_cast<LocationConf*>(conf);
+    if (location.hold == 0) return conf_ok();
+    auto& main = *static_cast<MainConf*>(ngx_http_conf_get_module_main_conf(cf, ngx_keel_module));
+    location.hold_here = (cf->cmd_type & NGX_HTTP_LOC_CONF) != 0;
+    location.hold_place = place(cf);
+    if (!main.holds) main.hold_place = place(cf);
+    main.holds = true;
     return conf_ok();
 }
 
@@ -394,6 +476,18 @@ char* set_api(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     }
     auto& main = *static_cast<MainConf*>(ngx_http_conf_get_module_main_conf(cf, ngx_keel_module));
     if (main.api_place.file.data == nullptr) main.api_place = place(cf);
+    for (ngx_uint_t i = 1; i < cf->args->nelts; ++i) {
+        std::string_view value;
+        const std::string_view text = argument(cf, i);
+        if (!option(text, "secret", value)) {
+            const ngx_str_t shown = ngx_text(text);
+            ngx_conf_log_error(
+                NGX_LOG_EMERG, cf, 0,
+                "invalid parameter \"%V\" of \"keel_api\": secret=NAME:FILE is known", &shown);
+            return conf_error();
+        }
+        if (add_api_secret(cf, location, value) != conf_ok()) return conf_error();
+    }
     location.api_prefix = core->name.len;
     core->handler = answer_api;
     return conf_ok();
@@ -409,6 +503,7 @@ void* create_location_conf(ngx_conf_t* cf) noexcept {
     auto* conf = alloc<LocationConf>(cf->pool);
     if (conf == nullptr) return nullptr;
     conf->observe = NGX_CONF_UNSET;
+    conf->hold = NGX_CONF_UNSET;
     conf->verify = NGX_CONF_UNSET_UINT;
     conf->registry = static_cast<RegistryName*>(NGX_CONF_UNSET_PTR);
     conf->node = static_cast<ngx_http_complex_value_t*>(NGX_CONF_UNSET_PTR);
@@ -419,6 +514,7 @@ char* merge_location_conf(ngx_conf_t* cf, void* parent, void* child) noexcept {
     const auto& outer = *static_cast<LocationConf*>(parent);
     auto& inner = *static_cast<LocationConf*>(child);
     ngx_conf_merge_value(inner.observe, outer.observe, 0);
+    if (inner.hold == NGX_CONF_UNSET) inner.hold = outer.hold;
     ngx_conf_merge_uint_value(inner.verify, outer.verify, ngx_uint_t(Verify::missing));
     if (inner.registry == NGX_CONF_UNSET_PTR) {
         inner.registry = outer.registry == NGX_CONF_UNSET_PTR ? nullptr : outer.registry;
@@ -430,6 +526,11 @@ char* merge_location_conf(ngx_conf_t* cf, void* parent, void* child) noexcept {
         return missing(cf, "keel on", inner.observe_place,
                        "\"keel_registry\" in the same location or around it");
     }
+    if (inner.hold_here && inner.registry == nullptr) {
+        return missing(cf, "keel_hold on", inner.hold_place,
+                       "\"keel_registry\" in the same location or around it");
+    }
+    if (inner.api_prefix > 0) bound_api_bodies(cf);
     return conf_ok();
 }
 
@@ -437,15 +538,22 @@ ngx_int_t check_conf(ngx_conf_t* cf, MainConf& conf) noexcept {
     if (conf.zone == nullptr) {
         const char* needs = "\"keel_zone\" in the http block";
         if (conf.observes) missing(cf, "keel on", conf.observe_place, needs);
+        if (conf.holds) missing(cf, "keel_hold on", conf.hold_place, needs);
         if (conf.companions != nullptr) missing(cf, "keel_companion", conf.companion_place, needs);
         if (conf.api_place.file.data != nullptr) missing(cf, "keel_api", conf.api_place, needs);
-        const bool needed =
-            conf.observes || conf.companions != nullptr || conf.api_place.file.data != nullptr;
+        const bool needed = conf.observes || conf.holds || conf.companions != nullptr ||
+                            conf.api_place.file.data != nullptr;
         return needed ? NGX_ERROR : NGX_OK;
     }
     if (conf.observes && !conf.names_registry) {
         missing(cf, "keel on", conf.observe_place,
                 "\"keel_registry\": what the cache's upstream is called");
+        return NGX_ERROR;
+    }
+    if (conf.holds && (!conf.names_registry || conf.state == nullptr)) {
+        missing(cf, "keel_hold on", conf.hold_place,
+                conf.state == nullptr ? "a state directory: \"keel_zone\" says state=off"
+                                      : "\"keel_registry\": what the cache's upstream is called");
         return NGX_ERROR;
     }
     if (conf.companions != nullptr && conf.cache_name.data == nullptr) {

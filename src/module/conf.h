@@ -3,6 +3,8 @@
 
 #include <string_view>
 
+#include "core/signature.h"
+#include "module/control.h"
 #include "module/ngx.h"
 #include "module/table.h"
 
@@ -23,6 +25,12 @@ struct Companion {
     ngx_str_t secret;  // the text of the secret file, or empty
 };
 
+// One `secret=NAME:FILE` of keel_api.
+struct ApiSecret {
+    ngx_str_t name;  // the author of what it signs
+    const Secrets* secrets;
+};
+
 // `keel_registry`.
 struct RegistryName {
     ngx_http_complex_value_t value;
@@ -32,14 +40,17 @@ struct RegistryName {
 
 struct MainConf {
     ngx_shm_zone_t* zone;
-    ngx_path_t* state;  // null: no directory
+    ngx_shm_zone_t* control;  // there where zone is: see control.h
+    ngx_path_t* state;        // null: no directory
     ngx_str_t cache_name;
     ngx_array_t* companions;  // of Companion, or null
     ngx_str_t publisher;      // path of the shared object with libcurl, empty without companions
     bool observes;            // `keel on` stands somewhere
+    bool holds;               // `keel_hold on` stands somewhere
     bool names_registry;      // `keel_registry` stands somewhere
     Place zone_place;
     Place observe_place;
+    Place hold_place;
     Place companion_place;
     Place api_place;
     bool managed;  // the helper has come up; of that process only
@@ -53,9 +64,13 @@ struct LocationConf {
     ngx_uint_t verify;  // of Verify
     RegistryName* registry;
     ngx_http_complex_value_t* node;
+    ngx_flag_t hold;    // unset: as observe is
     bool observe_here;  // `keel on` is written in this very location
+    bool hold_here;     // `keel_hold on` is
     Place observe_place;
-    std::size_t api_prefix;  // bytes of the location's name before what keel_api answers
+    Place hold_place;
+    std::size_t api_prefix;    // bytes of the location's name before what keel_api answers
+    ngx_array_t* api_secrets;  // of ApiSecret, or null
 };
 
 inline MainConf* main_conf(ngx_http_request_t* r) noexcept {
@@ -71,6 +86,10 @@ inline Table table_of(const MainConf& conf) noexcept {
     return Table{reinterpret_cast<ngx_slab_pool_t*>(conf.zone->shm.addr)};
 }
 
+inline Control control_of(const MainConf& conf) noexcept {
+    return Control{reinterpret_cast<ngx_slab_pool_t*>(conf.control->shm.addr)};
+}
+
 void* create_main_conf(ngx_conf_t* cf) noexcept;
 void* create_location_conf(ngx_conf_t* cf) noexcept;
 char* merge_location_conf(ngx_conf_t* cf, void* parent, void* child) noexcept;
@@ -81,6 +100,7 @@ ngx_int_t check_conf(ngx_conf_t* cf, MainConf& conf) noexcept;
 char* set_zone(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_cache_name(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_observe(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
+char* set_hold(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_registry(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 extern ngx_conf_enum_t verify_words[];  // what keel_verify takes
 char* set_node(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;

@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "module/hold_writer.h"
 #include "module/publish.h"
 #include "module/snapshot.h"
 
@@ -12,6 +13,7 @@ namespace {
 constexpr HelperPart kParts[] = {
     {start_publishing, publish_news},
     {start_saving, nullptr},
+    {start_hold_writer, look_for_wishes},
 };
 
 // Nothing depends on nginx calling the manager again.
@@ -118,6 +120,10 @@ void wake_helper() noexcept {
     const std::uint64_t one = 1;
     const ssize_t written = write(wake_descriptor, &one, sizeof(one));
     (void)written;  // full means that the helper has not come round yet: it is awake already
+}
+
+bool has_helper() noexcept {
+    return ngx_process == NGX_PROCESS_WORKER;
 }
 
 }  // namespace keel::ngx

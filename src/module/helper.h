@@ -30,6 +30,9 @@ ngx_int_t prepare_helper(ngx_cycle_t* cycle, const MainConf& conf) noexcept;
 // never blocks.
 void wake_helper() noexcept;
 
+// Whether this nginx runs a helper: not with master_process off.
+[[nodiscard]] bool has_helper() noexcept;
+
 // What an nginx event needs when it belongs to no socket: its debug log wants a descriptor's
 // number. For parts; owner() in the handler is what prepare() was given.
 struct Timer {

@@ -7,6 +7,7 @@
 #include "core/reference.h"
 #include "module/answer.h"
 #include "module/helper.h"
+#include "module/holds.h"
 #include "module/verify.h"
 
 namespace keel::ngx {
@@ -26,6 +27,14 @@ bool ends_in_digest(const ngx_str_t& path) noexcept {
     const u_char* end = path.data + path.len;
     return (path.len > kSha256 && *(end - kSha256) == ':') ||
            (path.len > kSha512 && *(end - kSha512) == ':');
+}
+
+// A request that an early `error_page` or `return` has led to a named location, which keeps the
+// client's path, before anybody looked at it. Other redirects have a path of their own.
+bool is_first_look(ngx_http_request_t* r) noexcept {
+    const auto* core = static_cast<ngx_http_core_loc_conf_t*>(
+        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
+    return core->named && find_marker(r) == nullptr;
 }
 
 // --- is it an observation? ---
@@ -81,26 +90,6 @@ struct KnownAccept {
     }
 };
 
-bool accepts_all_types(ngx_http_request_t* r) noexcept {
-    static KnownAccept known;
-#if (NGX_HTTP_HEADERS)
-    // The first of its lines.
-    const ngx_table_elt_t* first = r->headers_in.accept;
-    if (first == nullptr) return false;
-    if (known.is(view(first->value))) return true;
-#endif
-    AcceptedTypes accepted;
-    for_each_header(r->headers_in.headers, [&](const ngx_table_elt_t& header) {
-        if (accepted.complete() || !is_header(header, "Accept")) return;
-        const std::string_view line = view(header.value);
-        AcceptedTypes alone;
-        alone.add_line(line);
-        if (alone.complete()) known.set(line);
-        accepted.add_line(line);
-    });
-    return accepted.complete();
-}
-
 // --- the registry's name ---
 
 // Go's clients escape the colon of a port in ?ns=.
@@ -112,19 +101,6 @@ std::string_view unescaped(ngx_http_request_t* r, ngx_str_t text) noexcept {
     u_char* to = begin;
     ngx_unescape_uri(&to, &from, text.len, 0);
     return {reinterpret_cast<char*>(begin), static_cast<std::size_t>(to - begin)};
-}
-
-// Empty when the request names none of the configured ones.
-std::string_view registry_name(ngx_http_request_t* r, RegistryName& registry) noexcept {
-    if (registry.fixed) return view(registry.value.value);
-    ngx_str_t value;
-    if (ngx_http_complex_value(r, &registry.value, &value) != NGX_OK) return {};
-    const std::string_view asked = unescaped(r, value);
-    const auto* names = static_cast<ngx_str_t*>(registry.names->elts);
-    for (ngx_uint_t i = 0; i < registry.names->nelts; ++i) {
-        if (view(names[i]) == asked) return view(names[i]);
-    }
-    return {};
 }
 
 std::string_view node_name(ngx_http_request_t* r, const LocationConf& conf) noexcept {
@@ -279,6 +255,38 @@ void record(ngx_http_request_t* r, TagRequest& request, const Answer& answer,
 
 }  // namespace
 
+bool accepts_all_types(ngx_http_request_t* r) noexcept {
+    static KnownAccept known;
+#if (NGX_HTTP_HEADERS)
+    // The first of its lines.
+    const ngx_table_elt_t* first = r->headers_in.accept;
+    if (first == nullptr) return false;
+    if (known.is(view(first->value))) return true;
+#endif
+    AcceptedTypes accepted;
+    for_each_header(r->headers_in.headers, [&](const ngx_table_elt_t& header) {
+        if (accepted.complete() || !is_header(header, "Accept")) return;
+        const std::string_view line = view(header.value);
+        AcceptedTypes alone;
+        alone.add_line(line);
+        if (alone.complete()) known.set(line);
+        accepted.add_line(line);
+    });
+    return accepted.complete();
+}
+
+std::string_view registry_name(ngx_http_request_t* r, RegistryName& registry) noexcept {
+    if (registry.fixed) return view(registry.value.value);
+    ngx_str_t value;
+    if (ngx_http_complex_value(r, &registry.value, &value) != NGX_OK) return {};
+    const std::string_view asked = unescaped(r, value);
+    const auto* names = static_cast<ngx_str_t*>(registry.names->elts);
+    for (ngx_uint_t i = 0; i < registry.names->nelts; ++i) {
+        if (view(names[i]) == asked) return view(names[i]);
+    }
+    return {};
+}
+
 // --- the life of a request ---
 
 TagRequest* find_marker(ngx_http_request_t* main) noexcept {
@@ -291,8 +299,8 @@ TagRequest* find_marker(ngx_http_request_t* main) noexcept {
 
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
     if (ends_in_digest(r->uri)) return NGX_DECLINED;
-    if (r != r->main || r->internal || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD)))
-        return NGX_DECLINED;
+    if (r != r->main || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) return NGX_DECLINED;
+    if (r->internal && !is_first_look(r)) return NGX_DECLINED;
     const std::optional<ManifestPath> path = parse_manifest_path(view(r->uri));
     if (!path || path->by_digest || is_signature_tag(path->reference)) return NGX_DECLINED;
     ngx_pool_cleanup_t* cleanup = ngx_pool_cleanup_add(r->pool, sizeof(TagRequest));
@@ -305,11 +313,13 @@ ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
     request->name_size = static_cast<std::uint8_t>(path->reference.size());
     request->started = ngx_current_msec;
     ngx_http_set_ctx(r, request, ngx_keel_module);
+    apply_hold(r, *request);
     return NGX_DECLINED;
 }
 
 void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
-    if (!answers_client(r)) return;
+    judge_held_answer(r, request);
+    if (request.hold != nullptr || !answers_client(r)) return;
     const LocationConf& conf = *location_conf(r);
     if (!conf.observe || conf.registry == nullptr) return;
     const std::string_view registry = registry_name(r, *conf.registry);

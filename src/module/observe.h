@@ -13,6 +13,7 @@
 namespace keel::ngx {
 
 class BodyHash;
+struct HeldRequest;
 
 // What is known of a request for a tag; lives in the request's pool and is reachable from the main
 // request whatever internal redirects do to nginx's own contexts. Kept small: one more block for
@@ -23,7 +24,8 @@ struct TagRequest {
     const char* digest = nullptr;      // text of the answer's digest, once it has counted
     const Digest* previous = nullptr;  // the current digest before it; null: this very one, or none
     BodyHash* hash = nullptr;          // while the body is being hashed
-    ngx_msec_t started = 0;            // on nginx's monotonic clock
+    const HeldRequest* hold = nullptr;  // what it is answered from instead, or null
+    ngx_msec_t started = 0;             // on nginx's monotonic clock
     std::uint8_t repository_size = 0;
     std::uint8_t name_size = 0;
     std::uint8_t registry_size = 0;
@@ -54,10 +56,17 @@ struct TagRequest {
     return static_cast<TagRequest*>(ngx_http_get_module_ctx(r, ngx_keel_module));
 }
 
+// The registry that the request is about by keel_registry; empty when it names none of the
+// configured ones.
+[[nodiscard]] std::string_view registry_name(ngx_http_request_t* r,
+                                             RegistryName& registry) noexcept;
+// Whether the request's Accept lines name all four modern manifest types.
+[[nodiscard]] bool accepts_all_types(ngx_http_request_t* r) noexcept;
+
 // PREACCESS handler: the one parse.
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept;
 
-// Header filter's part: looks at the answer and never changes it.
+// Header filter's part: looks at the answer, and changes nothing but what a hold makes of it.
 void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept;
 
 // Body filter's part, while request.hash is there.

@@ -11,6 +11,7 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -31,6 +32,7 @@ namespace {
 constexpr ngx_msec_t kScan = 1'000;          // looks for what a lost wake-up left behind
 constexpr ngx_msec_t kFirstBackOff = 1'000;  // after a failure
 constexpr ngx_msec_t kLongestBackOff = 60'000;
+constexpr std::size_t kMaxHoldEvents = 64;  // kept for a companion; more are lost
 
 // One companion as the helper sees it.
 struct Receiver {
@@ -44,6 +46,8 @@ struct Receiver {
     std::string sent_epoch;
     std::uint64_t sent_seq = 0;
     std::size_t sent_events = 0;
+    std::deque<HoldEvent> holds;  // not sent yet
+    bool sent_holds = false;      // the batch in flight is of the first sent_events of them
     LogGate log_gate;
 };
 
@@ -136,10 +140,18 @@ void failed(Publishing& publishing, Receiver& receiver, const std::string& why, 
         receiver.url.c_str(), why.c_str(), receiver.not_before - ngx_current_msec);
 }
 
+// Tags first: what is told of holds is a hint.
 void send(Publishing& publishing, std::size_t index) {
     Receiver& receiver = publishing.receivers[index];
     std::string body;
-    receiver.sent_events = take_batch(publishing, receiver, body);
+    receiver.sent_events =
+        publishing.table.has_news(receiver.slot) ? take_batch(publishing, receiver, body) : 0;
+    receiver.sent_holds = receiver.sent_events == 0 && !receiver.holds.empty();
+    if (receiver.sent_holds) {
+        receiver.sent_events = receiver.holds.size();
+        body = encode_hold_batch({receiver.holds.begin(), receiver.holds.end()});
+        if (body.empty()) throw std::bad_alloc();
+    }
     if (receiver.sent_events == 0) return;
     const std::string id = message_id(body);
     const std::string timestamp = std::to_string(ngx_time());
@@ -171,7 +183,8 @@ void look(Publishing& publishing) noexcept {
         Receiver& receiver = publishing.receivers[i];
         if (receiver.in_flight) continue;
         try {
-            if (due(receiver) && publishing.table.has_news(receiver.slot)) send(publishing, i);
+            const bool news = !receiver.holds.empty() || publishing.table.has_news(receiver.slot);
+            if (news && due(receiver)) send(publishing, i);
         } catch (const std::exception& error) {
             back_off(receiver, 0);
             if (receiver.log_gate.open()) {
@@ -184,15 +197,31 @@ void look(Publishing& publishing) noexcept {
     publishing.scan.set(std::max<ngx_msec_t>(next, 1));
 }
 
+void forget_sent_holds(Receiver& receiver) noexcept {
+    const std::size_t sent = std::min(receiver.sent_events, receiver.holds.size());
+    receiver.holds.erase(receiver.holds.begin(),
+                         receiver.holds.begin() + static_cast<std::ptrdiff_t>(sent));
+}
+
 void arrived(Publishing& publishing, Receiver& receiver) noexcept {
-    publishing.table.acknowledge(receiver.slot, receiver.url, receiver.sent_epoch,
-                                 receiver.sent_seq, receiver.sent_events, wall_millis());
+    const std::uint64_t seq = receiver.sent_holds ? 0 : receiver.sent_seq;
+    publishing.table.acknowledge(receiver.slot, receiver.url, receiver.sent_epoch, seq,
+                                 receiver.sent_events, wall_millis());
+    if (receiver.sent_holds) forget_sent_holds(receiver);
     if (receiver.back_off > 0) {
         ngx_log_error(NGX_LOG_NOTICE, ngx_cycle->log, 0, "keel_companion \"%s\" takes events again",
                       receiver.url.c_str());
     }
     receiver.back_off = 0;
     receiver.limit = std::min(receiver.limit * 2, kMaxBatchEvents);
+}
+
+// The companion answered, and will not answer another time otherwise: it does not know these
+// events. They must not keep back those of tags.
+bool never_takes_holds(const Receiver& receiver, const PublisherAnswer& answer) noexcept {
+    return receiver.sent_holds && answer.status >= 400 && answer.status < 500 &&
+           answer.status != 401 && answer.status != 403 && answer.status != 408 &&
+           answer.status != 429;
 }
 
 std::string explain(const PublisherAnswer& answer) {
@@ -213,6 +242,9 @@ void on_answer(void* data, std::size_t target, const PublisherAnswer& answer) no
     try {
         if (answer.status >= 200 && answer.status < 300) {
             arrived(publishing, receiver);
+        } else if (never_takes_holds(receiver, answer)) {
+            publishing.table.report_failure(receiver.slot, receiver.url, explain(answer));
+            forget_sent_holds(receiver);
         } else if (answer.status == 413 && receiver.sent_events > 1) {
             receiver.limit = receiver.sent_events / 2;
             publishing.table.report_failure(receiver.slot, receiver.url, explain(answer));
@@ -408,6 +440,23 @@ void start_publishing(MainConf& conf) noexcept {
 
 void publish_news() noexcept {
     if (running != nullptr) look(*running);
+}
+
+void publish_hold(HoldEvent event) noexcept {
+    static std::uint64_t number = 0;
+    if (running == nullptr) return;
+    try {
+        event.id = running->table.head().epoch + "-hold-" + std::to_string(wall_millis()) + "-" +
+                   std::to_string(++number);
+        event.source = "/caches/" + std::string{view(running->conf.cache_name)};
+        for (Receiver& receiver : running->receivers) {
+            // What is in flight is at the front, and stays there until it has been answered.
+            if (receiver.holds.size() < kMaxHoldEvents) receiver.holds.push_back(event);
+        }
+    } catch (const std::exception&) {
+        return;  // a hint that is lost
+    }
+    look(*running);
 }
 
 }  // namespace keel::ngx

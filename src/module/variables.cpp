@@ -2,12 +2,13 @@
 
 #include <array>
 
+#include "module/holds.h"
 #include "module/observe.h"
 
 namespace keel::ngx {
 namespace {
 
-enum class Field : uintptr_t { registry, repository, name, digest, previous, change };
+enum class Field : uintptr_t { registry, repository, name, digest, previous, change, hold };
 
 std::string_view digest_text(ngx_http_request_t* r, const Digest& digest) noexcept {
     if (digest.empty()) return {};
@@ -33,6 +34,8 @@ std::string_view field_of(ngx_http_request_t* r, const TagRequest& request, Fiel
                        : std::string_view{};
         case Field::change:
             return to_string(request.change);
+        case Field::hold:
+            return request.hold == nullptr ? std::string_view{} : request.hold->text;
     }
     return {};
 }
@@ -60,13 +63,14 @@ struct Variable {
 }  // namespace
 
 ngx_int_t add_variables(ngx_conf_t* cf) noexcept {
-    const std::array<Variable, 6> variables{{
+    const std::array<Variable, 7> variables{{
         {ngx_string("keel_registry"), Field::registry},
         {ngx_string("keel_repository"), Field::repository},
         {ngx_string("keel_tag"), Field::name},
         {ngx_string("keel_digest"), Field::digest},
         {ngx_string("keel_previous_digest"), Field::previous},
         {ngx_string("keel_change"), Field::change},
+        {ngx_string("keel_hold"), Field::hold},
     }};
     for (const Variable& entry : variables) {
         ngx_str_t name = entry.name;

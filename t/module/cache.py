@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 
 from lab.nginx import build
 from lab.ports import free_port
@@ -27,6 +28,14 @@ REGISTRY = "registry.example"
 
 def secret_line(key=SECRET):
     return "whsec_" + base64.b64encode(key).decode() + "\n"
+
+
+def sign(method, target, body=b"", key=SECRET, message=None, at=None):
+    """The headers of a signed request to keel_api, written from its specification and not from our code."""
+    message, at = message or f"msg_{uuid.uuid4().hex}", int(time.time() if at is None else at)
+    base = f"{message}.{at}.{method}.{target}.{hashlib.sha256(body).hexdigest()}".encode()
+    signature = base64.b64encode(hmac.new(key, base, hashlib.sha256).digest()).decode()
+    return {"webhook-id": message, "webhook-timestamp": str(at), "webhook-signature": f"v1,{signature}"}
 
 
 def digest_of(text):
@@ -56,7 +65,8 @@ class Cache(Server):
     """nginx with the module under a configuration that the test gives in pieces.
 
     upstream: port that `location /v2/` proxies to. zone: NAME:SIZE, empty for none. observe: the lines for the first server.
-    http, server, location: more lines there. companion: URL for events. state: DIR or "off", its own directory where nothing is said. module: None leaves all of ours out.
+    http, server, location: more lines there. companion: URL for events. state: DIR or "off", its own directory where nothing is said. api: parameters of keel_api. socket: path of a
+    unix socket that keel_api answers on, too. module: None leaves all of ours out.
     """
 
     name = "nginx"
@@ -65,7 +75,7 @@ class Cache(Server):
 
     def __init__(self, folder, upstream, companion=None, module=True, zone="keel:1m",
                  observe=f"keel on; keel_registry {REGISTRY};", http="", server="", location="", main="",
-                 workers=2, secret=SECRET, state=None):  # fmt: skip
+                 workers=2, secret=SECRET, state=None, api="", socket=None):  # fmt: skip
         super().__init__(folder)
         self.folder.chmod(0o755)
         self.module = build() / "ngx_keel_module.so" if module is True else module
@@ -77,6 +87,7 @@ class Cache(Server):
         self.secret_file.write_text(secret_line(secret))
         self.secret_file.chmod(0o600)
         self.state = state or self.folder / "state"
+        self.api_parameters, self.socket = api, socket
         self.allowed = []  # patterns of [alert] lines that the test brings about
         self.write()
 
@@ -84,6 +95,7 @@ class Cache(Server):
         keel = bool(self.module)
         companion = f"keel_companion {self.companion} secret={self.secret_file};" if self.companion else ""
         zone = f"keel_zone zone={self.zone} state={self.state};" if self.zone else ""
+        api = f"keel_api {self.api_parameters}".strip() + ";"
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/temp-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -113,7 +125,8 @@ class Cache(Server):
                 }}
                 server {{
                     listen 127.0.0.1:{self.api_port};
-                    location /keel/ {{ {'keel_api;' if keel else 'return 404;'} access_log off; }}
+                    {f'listen unix:{self.socket};' if self.socket else ''}
+                    location /keel/ {{ {api if keel else 'return 404;'} access_log off; }}
                     location = /up {{ return 204; access_log off; }}
                 }}
             }}
@@ -139,6 +152,38 @@ class Cache(Server):
     def api(self, path, method="GET"):
         status, headers, body = RegistryClient(self.api_port).request(method, f"/keel/{path}")
         return status, json.loads(body) if body and "json" in headers.get("Content-Type", "") else body.decode()
+
+    def call(self, method, path, body=None, headers=None, key=SECRET, revision=None, socket=None):
+        """A request to keel_api, signed with the key (None: not); (status, object, headers). socket: path to go through."""
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        given = {} if revision is None else {"If-Match": str(revision)}
+        given |= sign(method, f"/keel/{path}", data, key) if key else {}
+        client = UnixConnection(socket) if socket else http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=30)
+        try:
+            client.request(method, f"/keel/{path}", data, given | (headers or {}))
+            answer = client.getresponse()
+            text = answer.read()
+            kind = answer.headers.get("Content-Type", "")
+            return answer.status, json.loads(text) if "json" in kind else text.decode(), answer.headers
+        finally:
+            client.close()
+
+    def holds(self):
+        """(revision, {tag: hold}) as keel_api shows them."""
+        status, page = self.api("holds")
+        assert status == 200
+        return int(page["revision"]), {hold["tag"]: hold for hold in page["holds"]}
+
+    def hold(self, tag, digest, until=None, **fields):
+        """Sets a hold, as a caller does that knows the revision; the hold as it was answered."""
+        body = {"digest": digest, "reason": "test", "until": until, **fields}
+        status, answer, _ = self.call("PUT", f"holds/{tag}", body, revision=self.holds()[0])
+        assert status == 200, answer
+        return answer["hold"]
+
+    def release(self, tag):
+        status, answer, _ = self.call("DELETE", f"holds/{tag}", revision=self.holds()[0])
+        assert status == 200, answer
 
     def tags(self):
         """The whole table by its full names."""
@@ -222,6 +267,19 @@ class Cache(Server):
 
     def tail(self, lines=30):
         return "\n".join([super().tail(5), *self.errors().splitlines()[-lines:]])
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP on a unix socket."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=30)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
 
 
 class Receiver:

@@ -58,7 +58,7 @@ WRONG = {
     "observing a location without a registry":
         (ZONE, "", "keel on;", ['"keel on" in', ":8 needs", '"keel_registry" in the same location or around it'], 0),
     "api without a zone": ("", "", "keel_api;", ['"keel_api" in', ":8 needs", '"keel_zone"'], 0),
-    "api with an argument": (ZONE, "", "keel_api on;", ['invalid number of arguments in "keel_api" directive'], 8),
+    "api with an argument": (ZONE, "", "keel_api on;", ['invalid parameter "on" of "keel_api": secret=NAME:FILE is known'], 8),
     "api beside another handler": (ZONE, "", "proxy_pass http://127.0.0.1:2; keel_api;", ['"keel_api" and another handler'], 8),
     "api in a regex location": (ZONE, "location ~ ^/k/ { keel_api; }", "", ['"keel_api" needs a prefix location'], 6),
     "api in an exact location": (ZONE, "location = /k { keel_api; }", "", ['"keel_api" needs a prefix location'], 6),

@@ -1,0 +1,13 @@
+// The writing half of keel_api: holds, and which digest is current.
+#pragma once
+
+#include "core/api_request.h"
+#include "module/ngx.h"
+
+namespace keel::ngx {
+
+// PUT and DELETE of `path`, which is a hold or, for PUT, a current digest. What a content handler
+// returns.
+ngx_int_t answer_write(ngx_http_request_t* r, ApiPath path);
+
+}  // namespace keel::ngx

@@ -1,0 +1,240 @@
+#include "module/holds.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <optional>
+
+#include "core/manifest_request.h"
+#include "module/answer.h"
+#include "module/hold_file.h"
+#include "module/observe.h"
+
+namespace keel::ngx {
+namespace {
+
+constexpr std::string_view kHoldHeader = "X-Keel-Hold";
+constexpr std::string_view kPrefix = "/v2/";
+constexpr std::string_view kInfix = "/manifests/";
+// How long a change may go unnoticed that the revision word does not tell of: a file put there by
+// hand, or a word that could not be written.
+constexpr ngx_msec_t kLook = 1'000;
+
+// What this process follows. One per process, made at the first look.
+struct Follower {
+    const MainConf* conf = nullptr;
+    std::string directory;
+    RevisionWord word;
+    std::uint64_t seen = 0;  // the word when the copy was made
+    ngx_msec_t look_at = 0;  // the next look at the files themselves
+    FileStamp stamp;         // of the file that the copy, or the problem, is of
+    HoldCopy copy;
+    LogGate gate;
+};
+
+// --- the copy ---
+
+void take(Follower& follower, HoldRead read) {
+    HoldCopy copy;
+    if (read.set) {
+        copy.set = *std::move(read.set);
+    } else {
+        copy.set.revision = follower.seen;
+    }
+    for (const Hold& hold : copy.set.holds)
+        copy.keys.push_back(hold_key(hold));
+    std::vector<std::uint64_t> in_use = copy.keys;
+    std::sort(in_use.begin(), in_use.end());
+    Control control = control_of(*follower.conf);
+    for (const std::uint64_t key : copy.keys)
+        copy.slots.push_back(control.claim(key, in_use));
+    follower.copy = std::move(copy);
+    follower.stamp = read.stamp;
+}
+
+// A file that cannot be read or trusted changes nothing: what was held stays held.
+void refuse(Follower& follower, const Error& why) {
+    follower.stamp = FileStamp::of(follower.directory + "/holds");
+    follower.copy.problem = follower.directory + "/holds: " + why.text;
+    if (!follower.gate.open()) return;
+    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                  "keel: the file of holds \"%s/holds\" is not used: %s; %uz holds of revision %uL "
+                  "stay in force",
+                  follower.directory.c_str(), why.text.c_str(), follower.copy.set.holds.size(),
+                  follower.copy.set.revision);
+}
+
+void read_again(Follower& follower) {
+    follower.seen = follower.word.load();  // before the file, which is replaced before the word
+    Expected<HoldRead> read = read_holds(follower.directory);
+    if (read) {
+        take(follower, *std::move(read));
+    } else {
+        refuse(follower, read.error());
+    }
+}
+
+void follow(Follower& follower, const MainConf& conf) {
+    if (follower.conf != &conf) {
+        follower.conf = &conf;
+        follower.directory = view(conf.state->name);
+        follower.word.close();
+        follower.copy = HoldCopy{};
+        follower.stamp = FileStamp{-1UL, 0, 0, 0};  // of no file that there is
+    }
+    follower.look_at = ngx_current_msec + kLook;
+    if (!follower.word.is_current(follower.directory)) {
+        if (!follower.word.open(follower.directory) && follower.gate.open()) {
+            ngx_log_error(
+                NGX_LOG_WARN, ngx_cycle->log, ngx_errno,
+                "keel: \"%s/revision\" cannot be mapped, holds are noticed within a second",
+                follower.directory.c_str());
+        }
+    }
+    if (follower.word.load() != follower.seen ||
+        FileStamp::of(follower.directory + "/holds") != follower.stamp) {
+        read_again(follower);
+    }
+}
+
+bool up_to_date(const Follower& follower, const MainConf& conf) noexcept {
+    return follower.conf == &conf && follower.word.load() == follower.seen &&
+           static_cast<ngx_msec_int_t>(ngx_current_msec - follower.look_at) < 0;
+}
+
+// --- a request ---
+
+bool holds_here(const LocationConf& conf) noexcept {
+    return conf.registry != nullptr && (conf.hold == NGX_CONF_UNSET ? conf.observe : conf.hold);
+}
+
+// "/v2/<repository>/manifests/<digest>" in the place of the tag's. Everything that goes upstream is
+// made of r->uri once the client's own spelling counts no more.
+bool rewrite(ngx_http_request_t* r, const TagRequest& request, HeldRequest& held) noexcept {
+    const std::size_t head = kPrefix.size() + request.repository().size() + kInfix.size();
+    auto* data = static_cast<u_char*>(ngx_pnalloc(r->pool, head + Digest::kMaxText + 1));
+    if (data == nullptr) return false;
+    u_char* end = ngx_cpymem(data, kPrefix.data(), kPrefix.size());
+    end = ngx_cpymem(end, request.repository().data(), request.repository().size());
+    end = ngx_cpymem(end, kInfix.data(), kInfix.size());
+    const std::size_t size = held.digest.write(reinterpret_cast<char*>(end));
+    held.text = {reinterpret_cast<char*>(end), size};
+    end[size] = '\0';
+    r->uri = {head + size, data};
+    r->valid_unparsed_uri = 0;
+    return true;
+}
+
+// --- its answer ---
+
+bool is_redirect(ngx_uint_t status) noexcept {
+    return status >= NGX_HTTP_SPECIAL_RESPONSE && status < NGX_HTTP_BAD_REQUEST &&
+           status != NGX_HTTP_NOT_MODIFIED;
+}
+
+// What the answer says about the hold; nothing when it says nothing: what nginx answered by itself,
+// a redirect, the challenge of a registry that wants a token, and what was refused for the
+// request's own sake.
+std::optional<Control::Count> judge(ngx_http_request_t* r, const HeldRequest& held) noexcept {
+    const ngx_uint_t status = r->headers_out.status;
+    if (r->upstream == nullptr || is_redirect(status)) return std::nullopt;
+    if (status == NGX_HTTP_NOT_MODIFIED) return Control::Count::answer;
+    if (status == NGX_HTTP_OK || status == NGX_HTTP_PARTIAL_CONTENT) {
+        const AnswerHeaders answer = read_headers(r);
+        if (!answer.has_digest || answer.bad_digest) return std::nullopt;
+        return answer.digest == held.digest ? Control::Count::answer : Control::Count::ineffective;
+    }
+    const bool own_fault = status == NGX_HTTP_UNAUTHORIZED ||
+                           status == NGX_HTTP_RANGE_NOT_SATISFIABLE ||
+                           (status == NGX_HTTP_NOT_FOUND && !accepts_all_types(r));
+    if (own_fault) return std::nullopt;
+    return Control::Count::unfetchable;
+}
+
+void tell(ngx_http_request_t* r, const TagRequest& request, Control::Count what) noexcept {
+    static LogGate gate;
+    if (what == Control::Count::answer || !gate.open()) return;
+    const ngx_str_t registry = ngx_text({request.registry, request.registry_size});
+    const ngx_str_t repository = ngx_text(request.repository());
+    const ngx_str_t name = ngx_text(request.name());
+    const ngx_str_t digest = ngx_text(request.hold->text);
+    if (what == Control::Count::unfetchable) {
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "keel: \"%V/%V:%V\" is held at %V, which the upstream answered with %ui: "
+                      "clients that have another way to the registry will take it",
+                      &registry, &repository, &name, &digest, r->headers_out.status);
+    } else {
+        ngx_log_error(
+            NGX_LOG_WARN, r->connection->log, 0,
+            "keel: \"%V/%V:%V\" is held at %V, but the answer is another digest: the hold "
+            "is ineffective here (proxy_pass with $request_uri, or a proxy_cache_key "
+            "without $uri)",
+            &registry, &repository, &name, &digest);
+    }
+}
+
+// A header that says where an answer is from must be ours or nobody's.
+void drop_foreign_header(ngx_http_request_t* r) noexcept {
+    for_each_header(r->headers_out.headers, [](ngx_table_elt_t& header) {
+        if (is_header(header, kHoldHeader)) header.hash = 0;
+    });
+}
+
+void add_header(ngx_http_request_t* r, const HeldRequest& held) noexcept {
+    auto* header = static_cast<ngx_table_elt_t*>(ngx_list_push(&r->headers_out.headers));
+    if (header == nullptr) return;
+    *header = ngx_table_elt_t{};
+    header->hash = 1;
+    header->key = ngx_text(kHoldHeader);
+    header->value = ngx_text(held.text);
+}
+
+}  // namespace
+
+const HoldCopy& current_holds(const MainConf& conf) noexcept {
+    static const HoldCopy none;
+    static Follower* follower = nullptr;  // lives as long as the process
+    if (conf.state == nullptr) return none;
+    try {
+        if (follower == nullptr) follower = new Follower;
+        if (!up_to_date(*follower, conf)) follow(*follower, conf);
+    } catch (const std::exception& error) {
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: holds are not up to date: %s",
+                      error.what());
+    }
+    return follower == nullptr ? none : follower->copy;
+}
+
+void apply_hold(ngx_http_request_t* r, TagRequest& request) noexcept {
+    const LocationConf& conf = *location_conf(r);
+    if (!holds_here(conf)) return;
+    const HoldCopy& copy = current_holds(*main_conf(r));
+    if (copy.set.holds.empty()) return;
+    const std::string_view registry = registry_name(r, *conf.registry);
+    const Hold* hold = copy.set.find(registry, request.repository(), request.name());
+    if (hold == nullptr || !hold->applies(to_time(wall_millis()))) return;
+    auto* held = alloc<HeldRequest>(r->pool);
+    if (held == nullptr) return;
+    const auto index = static_cast<std::size_t>(hold - copy.set.holds.data());
+    held->digest = hold->digest;
+    held->key = copy.keys[index];
+    held->slot = copy.slots[index];
+    if (!rewrite(r, request, *held)) return;
+    request.hold = held;
+    request.registry = registry.data();
+    request.registry_size = static_cast<std::uint8_t>(registry.size());
+    request.change = Change::held;
+}
+
+void judge_held_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
+    drop_foreign_header(r);
+    if (request.hold == nullptr || r != r->main) return;
+    const std::optional<Control::Count> what = judge(r, *request.hold);
+    if (what != Control::Count::ineffective) add_header(r, *request.hold);
+    if (!what) return;
+    control_of(*main_conf(r)).count(request.hold->slot, request.hold->key, *what);
+    tell(r, request, *what);
+}
+
+}  // namespace keel::ngx

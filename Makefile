@@ -191,6 +191,10 @@ test: $(test_programs) kubernetes
 unit: $(if $(unit_src),$(BUILD)/unit_tests)
 	@$(if $(unit_src),$(BUILD)/unit_tests --gtest_brief=1,echo no unit tests)
 
+# What `make test` runs a part of, whole: nothing is different with the module.
+conformance: $(BUILD)/ngx_keel_module.so
+	@KEEL_CONFORMANCE=all t/run conformance
+
 # FUZZ_TIME: seconds for each target
 FUZZ_TIME ?= 120
 fuzz: $(fuzzers)
@@ -228,9 +232,10 @@ help:
 	@echo 'make test                all tests; the last line is the sum'
 	@echo 'make bench [ONLY=a,b]    the figures, also in $(BUILD)/bench.json'
 	@echo 'make unit                unit tests alone'
+	@echo 'make conformance         the distribution conformance suite, nginx'"'"'s own tests, 10,000 requests: with and without the module'
 	@echo 'make fuzz [FUZZ_TIME=s]  each fuzz target for that many seconds'
 	@echo 'make lint, make format   clang-format'
 	@echo 'make install DESTDIR= PREFIX='
 	@echo 'make clean               removes $(BUILD)'
 
-.PHONY: all deps kubernetes test unit fuzz demo bench lint format install clean help
+.PHONY: all deps kubernetes test unit conformance fuzz demo bench lint format install clean help

@@ -75,11 +75,11 @@ class Cache(Server):
 
     def __init__(self, folder, upstream, companion=None, module=True, zone="keel:1m",
                  observe=f"keel on; keel_registry {REGISTRY};", http="", server="", location="", main="",
-                 workers=2, secret=SECRET, state=None, api="", socket=None):  # fmt: skip
+                 workers=2, secret=SECRET, state=None, api="", socket=None, port=None):  # fmt: skip
         super().__init__(folder)
         self.folder.chmod(0o755)
         self.module = build() / "ngx_keel_module.so" if module is True else module
-        self.port, self.api_port = free_port(), free_port()
+        self.port, self.api_port = port or free_port(), free_port()
         self.upstream, self.companion, self.zone, self.observe = upstream, companion, zone, observe
         self.http, self.server, self.location, self.main, self.workers = http, server, location, main, workers
         self.config = self.folder / "nginx.conf"
@@ -402,7 +402,10 @@ class Receiver:
 
 
 class Upstream:
-    """An upstream for what a real registry cannot be made to answer. answer: (method, path) -> (status, headers, body)."""
+    """An upstream for what a real registry cannot be made to answer. answer: (method, path) -> (status, headers, body).
+
+    A body with a Transfer-Encoding is encoded already.
+    """
 
     def __init__(self):
         upstream = self
@@ -420,7 +423,7 @@ class Upstream:
                 self.send_response(status)
                 for name, value in headers if isinstance(headers, list) else headers.items():
                     self.send_header(name, value)
-                if status != 304:
+                if status != 304 and "Transfer-Encoding" not in dict(headers):
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command != "HEAD" and status != 304:

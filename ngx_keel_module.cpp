@@ -19,8 +19,11 @@ ngx_int_t start(ngx_cycle_t* cycle) noexcept;
 ngx_int_t start_process(ngx_cycle_t* cycle) noexcept;
 void end_process(ngx_cycle_t* cycle) noexcept;
 
-ngx_http_output_header_filter_pt next_header_filter;
-ngx_http_output_body_filter_pt next_body_filter;
+// nginx's filters are C and throw nothing. Said so, the compiler jumps to them instead of calling.
+using HeaderFilter = ngx_int_t (*)(ngx_http_request_t*) noexcept;
+using BodyFilter = ngx_int_t (*)(ngx_http_request_t*, ngx_chain_t*) noexcept;
+HeaderFilter next_header_filter;
+BodyFilter next_body_filter;
 
 constexpr ngx_uint_t kEverywhere = NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF;
 
@@ -89,22 +92,51 @@ ngx_int_t add_hooks(ngx_conf_t* cf) noexcept {
         ngx_array_push(&core->phases[NGX_HTTP_PREACCESS_PHASE].handlers));
     if (handler == nullptr) return NGX_ERROR;
     *handler = parse_request;
-    next_header_filter = ngx_http_top_header_filter;
+    next_header_filter = reinterpret_cast<HeaderFilter>(ngx_http_top_header_filter);
     ngx_http_top_header_filter = header_filter;
-    next_body_filter = ngx_http_top_body_filter;
+    next_body_filter = reinterpret_cast<BodyFilter>(ngx_http_top_body_filter);
     ngx_http_top_body_filter = body_filter;
     return NGX_OK;
 }
 
-ngx_int_t header_filter(ngx_http_request_t* r) noexcept {
-    if (TagRequest* request = tag_request(r)) observe_answer(r, *request);
+// Most of what a cache serves is blobs and manifests by digest: they pass here, in checker and
+// filters, with as few instructions as there can be, and the rest is a call of its own.
+ngx_int_t phase_checker(ngx_http_request_t* r, ngx_http_phase_handler_t* phase) noexcept {
+    if (ends_in_digest(r->uri)) {
+        ++r->phase_handler;
+        return NGX_AGAIN;
+    }
+    return ngx_http_core_generic_phase(r, phase);
+}
+
+[[gnu::noinline]] ngx_int_t tag_header(ngx_http_request_t* r, TagRequest& request) noexcept {
+    observe_answer(r, request);
     return next_header_filter(r);
+}
+
+ngx_int_t header_filter(ngx_http_request_t* r) noexcept {
+    TagRequest* request = tag_request(r);
+    return request == nullptr ? next_header_filter(r) : tag_header(r, *request);
+}
+
+[[gnu::noinline]] ngx_int_t tag_body(ngx_http_request_t* r, TagRequest& request,
+                                     ngx_chain_t* in) noexcept {
+    if (request.hash != nullptr) observe_body(r, request, in);
+    return next_body_filter(r, in);
 }
 
 ngx_int_t body_filter(ngx_http_request_t* r, ngx_chain_t* in) noexcept {
     TagRequest* request = tag_request_here(r);
-    if (request != nullptr && request->hash != nullptr) observe_body(r, *request, in);
-    return next_body_filter(r, in);
+    return request == nullptr ? next_body_filter(r, in) : tag_body(r, *request, in);
+}
+
+// nginx gives every handler of the phase its own checker, which asks the handler; ours looks first.
+void set_checker(ngx_cycle_t* cycle) noexcept {
+    auto* core = static_cast<ngx_http_core_main_conf_t*>(
+        ngx_http_cycle_get_module_main_conf(cycle, ngx_http_core_module));
+    for (auto* phase = core->phase_engine.handlers; phase->checker != nullptr; ++phase) {
+        if (phase->handler == parse_request) phase->checker = phase_checker;
+    }
 }
 
 // Null without an http block.
@@ -115,7 +147,9 @@ const MainConf* conf_of(ngx_cycle_t* cycle) noexcept {
 
 ngx_int_t start(ngx_cycle_t* cycle) noexcept {
     const MainConf* conf = conf_of(cycle);
-    return conf == nullptr ? NGX_OK : prepare_helper(cycle, *conf);
+    if (conf == nullptr) return NGX_OK;
+    set_checker(cycle);
+    return prepare_helper(cycle, *conf);
 }
 
 // Workers, the helper, the cache loader: each before it does anything else.

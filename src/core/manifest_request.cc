@@ -158,30 +158,36 @@ bool is_digest_shape(std::string_view text, std::size_t colon) noexcept {
 
 }  // namespace
 
-std::optional<ManifestPath> parse_manifest_path(std::string_view path) noexcept {
+std::optional<ManifestPath> split_manifest_path(std::string_view path) noexcept {
     static constexpr std::string_view kPrefix = "/v2/";
     static constexpr std::string_view kInfix = "/manifests";
 
     // From the right: "manifests", "blobs" and "v2" are legal components of a repository's name.
-    const std::size_t slash = path.rfind('/');
-    if (slash == std::string_view::npos || !path.starts_with(kPrefix)) {
+    const void* const last = path.empty() ? nullptr : memrchr(path.data(), '/', path.size());
+    if (last == nullptr || !path.starts_with(kPrefix)) {
         return std::nullopt;
     }
+    const auto slash = static_cast<std::size_t>(static_cast<const char*>(last) - path.data());
     std::string_view head = path.substr(0, slash);
     if (!head.ends_with(kInfix) || head.size() <= kPrefix.size() + kInfix.size()) {
         return std::nullopt;
     }
     head.remove_suffix(kInfix.size());
     head.remove_prefix(kPrefix.size());
+    return ManifestPath{head, path.substr(slash + 1), false};
+}
 
-    ManifestPath result;
-    result.repository = head;
-    result.reference = path.substr(slash + 1);
-    const std::size_t colon = result.reference.find(':');
-    result.by_digest = colon != std::string_view::npos;
-    const bool reference_fits =
-        result.by_digest ? is_digest_shape(result.reference, colon) : is_tag_name(result.reference);
-    if (!reference_fits || !is_repository(result.repository)) {
+std::optional<ManifestPath> parse_manifest_path(std::string_view path) noexcept {
+    std::optional<ManifestPath> result = split_manifest_path(path);
+    if (!result || !is_repository(result->repository)) {
+        return std::nullopt;
+    }
+    if (is_tag_name(result->reference)) {
+        return result;
+    }
+    const std::size_t colon = result->reference.find(':');
+    result->by_digest = colon != std::string_view::npos;
+    if (!result->by_digest || !is_digest_shape(result->reference, colon)) {
         return std::nullopt;
     }
     return result;
@@ -207,6 +213,10 @@ void AcceptedTypes::add_line(std::string_view line) noexcept {
 }
 
 ManifestKind manifest_kind(std::string_view content_type) noexcept {
+    // The two that almost every answer has, as almost every registry writes them.
+    if (content_type == kOciIndex || content_type == kDockerList) {
+        return ManifestKind::index;
+    }
     const std::string_view type = trimmed(content_type.substr(0, content_type.find(';')));
     if (same_type(type, kOciIndex) || same_type(type, kDockerList)) {
         return ManifestKind::index;

@@ -15,8 +15,11 @@ struct ManifestPath {
     bool by_digest = false;      // the reference holds a ':'
 };
 
-// "/v2/<repository>/manifests/<reference>", split from the right, of an already decoded and merged
-// path.
+// "/v2/<repository>/manifests/<reference>" of an already decoded and merged path, split from the
+// right and no more: neither part need follow its grammar, which costs more to find out than all
+// the rest. by_digest is not set. `reference` begins a fixed distance behind `repository`.
+[[nodiscard]] std::optional<ManifestPath> split_manifest_path(std::string_view path) noexcept;
+// The same with both parts as the distribution specification wants them.
 [[nodiscard]] std::optional<ManifestPath> parse_manifest_path(std::string_view path) noexcept;
 
 // The four modern manifest types as a set, gathered over all Accept header lines of one request.

@@ -68,39 +68,36 @@ constexpr std::size_t kFits = std::string_view::npos;
 // alphanumeric runs, joined inside a component by one of . _ __ or any number of -, components
 // joined by /
 std::size_t repository_stop(std::string_view text) noexcept {
-    const std::size_t size = text.size();
-    std::size_t at = 0;
+    const char* const begin = text.data();
+    const char* const end = begin + text.size();
+    const char* at = begin;
     for (;;) {
-        const std::size_t run = at;
-        while (at < size && is(kPathAlnum, text[at])) {
+        const char* const run = at;
+        while (at != end && is(kPathAlnum, *at)) {
             ++at;
         }
-        if (at == run) {
-            return at;
-        }
-        if (at == size) {
+        if (at == end && at != run) {
             return kFits;
         }
-        switch (text[at]) {
-            case '/':
-            case '.':
+        if (at == run) {
+            break;
+        }
+        if (*at == '/' || *at == '.') {
+            ++at;
+        } else if (*at == '_') {
+            ++at;
+            if (at != end && *at == '_') {
                 ++at;
-                break;
-            case '_':
+            }
+        } else if (*at == '-') {
+            while (at != end && *at == '-') {
                 ++at;
-                if (at < size && text[at] == '_') {
-                    ++at;
-                }
-                break;
-            case '-':
-                while (at < size && text[at] == '-') {
-                    ++at;
-                }
-                break;
-            default:
-                return at;
+            }
+        } else {
+            break;
         }
     }
+    return static_cast<std::size_t>(at - begin);
 }
 
 std::size_t tag_name_stop(std::string_view text) noexcept {

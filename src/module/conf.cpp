@@ -108,7 +108,7 @@ const char* parse_http(ngx_pool_t* pool, std::string_view url, Companion& compan
         return "must not hold a user name or password; use secret=FILE";
     }
     if (url.find('#') != std::string_view::npos) return "must not hold a fragment";
-    const std::string_view path = parts.path.empty() ? kEventsPath : std::string_view{};
+    const std::string_view path = parts.path.empty() ? kEventsPath : std::string_view{""};
     companion.target.len = url.size() + path.size();
     companion.target.data = static_cast<u_char*>(ngx_pnalloc(pool, companion.target.len + 1));
     if (companion.target.data == nullptr) return "found no memory";

@@ -17,7 +17,8 @@ extern "C" {
 
 #include "core/time.h"
 
-extern "C" ngx_module_t ngx_keel_module;
+// Hidden, so that every request is spared a look into the table of global symbols.
+extern "C" [[gnu::visibility("hidden")]] ngx_module_t ngx_keel_module;
 
 namespace keel::ngx {
 
@@ -44,7 +45,7 @@ template <class T>
 inline ngx_str_t copy(ngx_pool_t* pool, std::string_view text) noexcept {
     ngx_str_t result{text.size(), static_cast<u_char*>(ngx_pnalloc(pool, text.size() + 1))};
     if (result.data != nullptr) {
-        ngx_memcpy(result.data, text.data(), text.size());
+        if (!text.empty()) ngx_memcpy(result.data, text.data(), text.size());
         result.data[text.size()] = '\0';
     }
     return result;

@@ -19,16 +19,6 @@ static_assert(kMaxRepository <= UINT8_MAX && kMaxName <= UINT8_MAX && kMaxRegist
 // Does nothing: its address marks the pool cleanup whose data is the TagRequest.
 void marker(void*) noexcept {}
 
-// Blobs and manifests by digest, most of what a cache serves, are told by one byte: a ':' before 64
-// or 128 characters is in no repository and in no tag.
-bool ends_in_digest(const ngx_str_t& path) noexcept {
-    constexpr std::size_t kSha256 = 65;
-    constexpr std::size_t kSha512 = 129;
-    const u_char* end = path.data + path.len;
-    return (path.len > kSha256 && *(end - kSha256) == ':') ||
-           (path.len > kSha512 && *(end - kSha512) == ':');
-}
-
 // A request that an early `error_page` or `return` has led to a named location, which keeps the
 // client's path, before anybody looked at it. Other redirects have a path of their own.
 bool is_first_look(ngx_http_request_t* r) noexcept {
@@ -117,8 +107,6 @@ std::string_view node_name(ngx_http_request_t* r, const LocationConf& conf) noex
 struct Answer {
     AnswerHeaders headers;
     ManifestKind kind = ManifestKind::unknown;
-    Digest digest;
-    std::string_view digest_text;
     bool only_confirms = false;
 };
 
@@ -152,10 +140,10 @@ const ngx_table_elt_t* evidence(ngx_http_request_t* r) noexcept {
 bool take_evidence(ngx_http_request_t* r, Answer& answer) noexcept {
     const ngx_table_elt_t* line = evidence(r);
     if (line == nullptr || line->hash == 0) return false;
-    answer.digest_text = bare_etag(view(line->value));
-    answer.digest = Digest::parse(answer.digest_text).value_or(Digest{});
+    answer.headers.digest_text = bare_etag(view(line->value));
+    answer.headers.digest = Digest::parse(answer.headers.digest_text).value_or(Digest{});
     answer.only_confirms = true;
-    return !answer.digest.empty();
+    return !answer.headers.digest.empty();
 }
 
 // Whether the whole body that the digest is of will pass the body filter, and its end be told from
@@ -209,6 +197,11 @@ void tell(ngx_http_request_t* r, Counter reason, const TagRequest& request) noex
                   &repository, &name, text);
 }
 
+bool names_tag(TagRequest& request) noexcept {
+    request.no_tag = !is_repository(request.repository()) || !is_tag_name(request.name());
+    return !request.no_tag;
+}
+
 void refuse(ngx_http_request_t* r, Counter reason, const TagRequest& request) noexcept {
     table_of(*main_conf(r)).count(reason);
     tell(r, reason, request);
@@ -221,7 +214,7 @@ void keep_outcome(ngx_http_request_t* r, TagRequest& request, const Outcome& out
     if (outcome.change == Change::none) return;
     request.digest = digest_text.data();
     request.digest_size = static_cast<std::uint8_t>(digest_text.size());
-    if (outcome.change == Change::same || outcome.previous.empty()) return;
+    if (outcome.previous.empty()) return;
     auto* previous = alloc<Digest>(r->pool);
     if (previous != nullptr) *previous = outcome.previous;
     request.previous = previous;
@@ -233,7 +226,7 @@ void record(ngx_http_request_t* r, TagRequest& request, const Answer& answer,
     seen.registry = {request.registry, request.registry_size};
     seen.repository = request.repository();
     seen.name = request.name();
-    seen.digest = answer.digest;
+    seen.digest = &answer.headers.digest;
     seen.kind = answer.kind;
     seen.node = node_name(r, *location_conf(r));
     if (r->headers_in.user_agent != nullptr) {
@@ -246,7 +239,8 @@ void record(ngx_http_request_t* r, TagRequest& request, const Answer& answer,
     seen.only_confirms = answer.only_confirms;
     seen.rates = rates;
     const Outcome outcome = table_of(*main_conf(r)).observe(seen);
-    keep_outcome(r, request, outcome, answer.digest_text);
+    request.no_tag = outcome.no_tag;
+    keep_outcome(r, request, outcome, answer.headers.digest_text);
     if (outcome.full) {
         tell(r, outcome.change != Change::none ? Counter::evicted : Counter::dropped, request);
     }
@@ -298,11 +292,12 @@ TagRequest* find_marker(ngx_http_request_t* main) noexcept {
 }
 
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
-    if (ends_in_digest(r->uri)) return NGX_DECLINED;
     if (r != r->main || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) return NGX_DECLINED;
     if (r->internal && !is_first_look(r)) return NGX_DECLINED;
-    const std::optional<ManifestPath> path = parse_manifest_path(view(r->uri));
-    if (!path || path->by_digest || is_signature_tag(path->reference)) return NGX_DECLINED;
+    const std::optional<ManifestPath> path = split_manifest_path(view(r->uri));
+    if (!path || is_signature_tag(path->reference)) return NGX_DECLINED;
+    if (path->repository.size() > kMaxRepository || path->reference.size() > kMaxName)
+        return NGX_DECLINED;
     ngx_pool_cleanup_t* cleanup = ngx_pool_cleanup_add(r->pool, sizeof(TagRequest));
     if (cleanup == nullptr) return NGX_DECLINED;  // a pull goes on without being observed
     cleanup->handler = marker;
@@ -323,7 +318,10 @@ void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
     const LocationConf& conf = *location_conf(r);
     if (!conf.observe || conf.registry == nullptr) return;
     const std::string_view registry = registry_name(r, *conf.registry);
-    if (registry.empty()) return refuse(r, Counter::unnamed, request);
+    if (registry.empty()) {
+        if (names_tag(request)) refuse(r, Counter::unnamed, request);
+        return;
+    }
     request.registry = registry.data();
     request.registry_size = static_cast<std::uint8_t>(registry.size());
 
@@ -335,9 +333,10 @@ void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
     if (answer.headers.has_rates) rates = read_rates(r, wall_millis());
     const Rates* said = answer.headers.has_rates ? &rates : nullptr;
     std::optional<Counter> reason = judge(r, answer);
+    const bool at_once = answer.headers.has_digest && Verify{conf.verify} != Verify::on;
+    if (!reason && at_once) return record(r, request, answer, said);
+    if (!names_tag(request)) return;
     if (!reason && !start_hash(r, request, answer, Verify{conf.verify})) {
-        answer.digest = answer.headers.digest;
-        answer.digest_text = answer.headers.digest_text;
         if (answer.headers.has_digest || take_evidence(r, answer)) {
             return record(r, request, answer, said);
         }
@@ -365,11 +364,11 @@ void observe_body(ngx_http_request_t* r, TagRequest& request, const ngx_chain_t*
     table_of(*main_conf(r)).count(Counter::hashed);
     Answer answer;
     answer.kind = hash.answer().kind;
-    answer.digest = digest;
-    answer.digest_text = hash.answer().digest_text;
-    if (answer.digest_text.empty()) {
+    answer.headers.digest = digest;
+    answer.headers.digest_text = hash.answer().digest_text;
+    if (answer.headers.digest_text.empty()) {
         auto* text = static_cast<char*>(ngx_pnalloc(r->pool, Digest::kMaxText));
-        if (text != nullptr) answer.digest_text = {text, digest.write(text)};
+        if (text != nullptr) answer.headers.digest_text = {text, digest.write(text)};
     } else if (digest != hash.answer().digest) {
         return refuse(r, Counter::mismatch, request);
     }

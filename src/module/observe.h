@@ -15,9 +15,10 @@ namespace keel::ngx {
 class BodyHash;
 struct HeldRequest;
 
-// What is known of a request for a tag; lives in the request's pool and is reachable from the main
-// request whatever internal redirects do to nginx's own contexts. Kept small: one more block for
-// the pool costs a request more than everything else here.
+// What is known of a request that has a tag's shape; whether its parts are a repository and a tag
+// is looked at only where the table does not know them. Lives in the request's pool and is
+// reachable from the main request whatever internal redirects do to nginx's own contexts. Kept
+// small: one more block for the pool costs a request more than everything else here.
 struct TagRequest {
     const char* path = nullptr;        // the repository and what follows it, in r->uri as it was
     const char* registry = nullptr;    // of the configuration, once an observing location answered
@@ -31,6 +32,7 @@ struct TagRequest {
     std::uint8_t registry_size = 0;
     std::uint8_t digest_size = 0;
     Change change = Change::none;
+    bool no_tag = false;  // it was looked at, and is none
 
     [[nodiscard]] std::string_view repository() const noexcept { return {path, repository_size}; }
     [[nodiscard]] std::string_view name() const noexcept {
@@ -38,6 +40,16 @@ struct TagRequest {
         return {path + repository_size + kBetween, name_size};
     }
 };
+
+// Blobs and manifests by digest are told by one byte: a ':' before 64 or 128 characters is in no
+// repository and in no tag.
+[[nodiscard]] inline bool ends_in_digest(const ngx_str_t& path) noexcept {
+    constexpr std::size_t kSha256 = 65;
+    constexpr std::size_t kSha512 = 129;
+    const u_char* end = path.data + path.len;
+    return (path.len > kSha256 && *(end - kSha256) == ':') ||
+           (path.len > kSha512 && *(end - kSha512) == ':');
+}
 
 // The marker of a request for a tag when nginx has zeroed its contexts, or null.
 [[nodiscard]] TagRequest* find_marker(ngx_http_request_t* main) noexcept;
@@ -63,7 +75,7 @@ struct TagRequest {
 // Whether the request's Accept lines name all four modern manifest types.
 [[nodiscard]] bool accepts_all_types(ngx_http_request_t* r) noexcept;
 
-// PREACCESS handler: the one parse.
+// PREACCESS handler: the one parse. Not asked about paths that end in a digest.
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept;
 
 // Header filter's part: looks at the answer, and changes nothing but what a hold makes of it.

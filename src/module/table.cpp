@@ -254,7 +254,7 @@ void link_entry(Header& header, Entry* entry, ngx_rbtree_key_t hash, std::uint64
 }
 
 Entry* insert(Locked& locked, const Key& key, const Observation& seen, std::uint64_t seq) noexcept {
-    const std::size_t width = seen.digest.bytes().size() > kNarrow ? kWide : kNarrow;
+    const std::size_t width = seen.digest->bytes().size() > kNarrow ? kWide : kNarrow;
     Entry* entry = allocate(locked, sizeof(Entry) + kHistory * width + key.bytes().size());
     if (entry == nullptr) return nullptr;
     std::memset(static_cast<void*>(entry), 0, sizeof(Entry));
@@ -326,10 +326,10 @@ int place_for_digest(Entry& entry) noexcept {
 
 void set_current(Entry& entry, const Observation& seen) noexcept {
     const int place = place_for_digest(entry);
-    const auto bytes = seen.digest.bytes();
+    const auto bytes = seen.digest->bytes();
     std::memcpy(entry.digests() + static_cast<std::size_t>(place) * entry.width, bytes.data(),
                 bytes.size());
-    entry.algorithm[place] = seen.digest.algorithm();
+    entry.algorithm[place] = seen.digest->algorithm();
     entry.kind[place] = seen.kind;
     entry.seen[place] = {seen.now, seen.now};
     entry.previous = entry.current;
@@ -388,16 +388,15 @@ Outcome first_sight(Locked& locked, const Key& key, const Observation& seen) noe
 Outcome same_digest(Header& header, Entry& entry, const Observation& seen) noexcept {
     touch(header, entry, seen.monotonic);
     entry.seen[entry.current].last_seen = seen.now;
-    const Digest current = digest_at(entry, entry.current);
     if (entry.pending < 0 || began_before_last_change(entry, seen)) {
         add(header, Counter::same);
-        return {Change::same, current, false};
+        return {Change::same, {}, false};
     }
     const Mutation mutation{header};
     entry.pending = -1;
     queue_event(header, entry, Change::cleared, seen);
     add(header, Counter::cleared);
-    return {Change::same, current, true};
+    return {Change::same, {}, true};
 }
 
 Outcome older_digest(Header& header, Entry& entry, int index, const Observation& seen) noexcept {
@@ -422,7 +421,7 @@ Outcome new_digest(Locked& locked, Entry* entry, const Observation& seen) noexce
     const Digest before = digest_at(*entry, entry->current);
     touch(header, *entry, seen.monotonic);
     const Mutation mutation{header};
-    if (seen.digest.bytes().size() > entry->width) entry = widen(locked, entry);
+    if (seen.digest->bytes().size() > entry->width) entry = widen(locked, entry);
     if (entry == nullptr) {
         add(header, Counter::dropped);
         return {Change::none, {}, false, true};
@@ -647,7 +646,10 @@ Outcome Table::observe(const Observation& seen) noexcept {
     Locked locked{pool_};
     Header& header = locked.header();
     Entry* entry = find(header, key);
-    const int index = entry == nullptr ? -1 : find_digest(*entry, seen.digest);
+    if (entry == nullptr && (!is_repository(seen.repository) || !is_tag_name(seen.name))) {
+        return {Change::none, {}, false, false, true};
+    }
+    const int index = entry == nullptr ? -1 : find_digest(*entry, *seen.digest);
     const bool same = entry != nullptr && index == entry->current;
     const bool counts = same || !seen.only_confirms;
     note(header, seen.registry, seen.status, counts, seen.now, seen.rates);

@@ -88,10 +88,10 @@ struct Rates {
 
 // One fresh, comparable answer about a tag.
 struct Observation {
-    std::string_view registry;    // at most kMaxRegistry
-    std::string_view repository;  // at most kMaxRepository
-    std::string_view name;        // at most kMaxName
-    Digest digest;                // not empty
+    std::string_view registry;       // at most kMaxRegistry
+    std::string_view repository;     // at most kMaxRepository
+    std::string_view name;           // at most kMaxName
+    const Digest* digest = nullptr;  // neither null nor empty
     ManifestKind kind = ManifestKind::unknown;
     Asker asked_by = Asker::other;
     std::string_view node;
@@ -106,9 +106,10 @@ struct Observation {
 struct Outcome {
     Change change =
         Change::none;     // fresh, changed, same, revert; none: the observation said nothing
-    Digest previous;      // the current digest before it; empty for a new tag
+    Digest previous;      // the current digest before a change or revert, else empty
     bool queued = false;  // there is something to publish
     bool full = false;    // another tag had to go, or this one found no room
+    bool no_tag = false;  // the names are not those of a tag: nothing was done
 };
 
 // What became of a wish to make a digest current.
@@ -202,7 +203,8 @@ class Table {
     // Makes an empty table in a fresh zone. False when the zone is too small. Master only.
     [[nodiscard]] bool create() noexcept;
 
-    // Compares the answer with what is known and remembers it. Any worker, on the pull path.
+    // Compares the answer with what is known and remembers it. Names need not follow the grammar:
+    // that is looked at when they are seen for the first time. Any worker, on the pull path.
     Outcome observe(const Observation& observation) noexcept;
     void count(Counter counter) noexcept;
     // Makes the pending digest current. Any worker, for keel_api; the caller wakes the helper.

@@ -44,7 +44,7 @@ std::string_view field_of(ngx_http_request_t* r, const TagRequest& request, Fiel
 ngx_int_t get(ngx_http_request_t* r, ngx_http_variable_value_t* value, uintptr_t data) noexcept {
     const TagRequest* request = tag_request(r);
     std::string_view text;
-    if (request != nullptr && request->registry != nullptr) {
+    if (request != nullptr && request->registry != nullptr && !request->no_tag) {
         text = field_of(r, *request, static_cast<Field>(data));
     }
     value->valid = 1;

@@ -34,7 +34,7 @@ endif
 ifneq ($(filter test fuzz,$(goals)),)
 sets += fuzz
 endif
-ifneq ($(filter test demo soak conformance lab,$(goals)),)
+ifneq ($(filter test demo soak conformance lab sanitize,$(goals)),)
 sets += lab
 endif
 ifneq ($(filter lint format,$(goals)),)
@@ -132,29 +132,40 @@ programs := $(if $(filter src/keeld/main.cc,$(keeld_src)),$(BUILD)/keeld) $(if $
 # nginx builds it: configure of the installed nginx-dev with our config, objects below $(BUILD)/nginx, the
 # distribution's tree untouched. Its sources and those of core lie in one shared object.
 
-module_dep := $(wildcard config config.make *.cpp *.map) $(call find,src/module,*.cpp) $(call find,src/module,*.h) \
+module_dep := $(wildcard config config.make *.cpp *.map t/bench/observe/*) $(call find,src/module,*.cpp) $(call find,src/module,*.h) \
               $(call find,src/core,*.cc) $(call find,src/core,*.h)
-nginx_dir  := $(abspath $(BUILD))/nginx
 
 ifneq ($(wildcard config),)
 programs += $(BUILD)/ngx_keel_module.so $(BUILD)/ngx_keel_publisher.so
 
-$(BUILD)/nginx/Makefile: config $(wildcard config.make) $(wildcard $(NGX_SRC)/conf_flags)
-	@echo "  configure nginx module" && mkdir -p $(BUILD)/nginx
-	@cd $(NGX_SRC) && . ./conf_flags && ./configure "$${NGX_CONF_FLAGS[@]}" \
-	    --with-cc-opt="$$(dpkg-buildflags --get CFLAGS) -fPIC $$(dpkg-buildflags --get CPPFLAGS)" \
-	    --with-ld-opt="$$(dpkg-buildflags --get LDFLAGS) -fPIC" \
-	    --add-dynamic-module=$(CURDIR) --builddir=$(nginx_dir) > $(nginx_dir)/configure.log 2>&1 \
-	    || { tail -20 $(nginx_dir)/configure.log; rm -f $@; exit 1; }
+# module_build DIR,CC-OPT,LD-OPT[,SOURCES,NAMES]: DIR/ngx_keel_NAME.so of each, objects in DIR/nginx
+define module_build
+$(1)/nginx/Makefile: $(4)config $$(wildcard $(4)config.make) $$(wildcard $$(NGX_SRC)/conf_flags)
+	@echo "  configure nginx module $(1)" && mkdir -p $$(@D)
+	@cd $$(NGX_SRC) && . ./conf_flags && ./configure "$$$${NGX_CONF_FLAGS[@]}" \
+	    --with-cc-opt="$(2)" --with-ld-opt="$(3)" \
+	    --add-dynamic-module=$$(CURDIR)$(4:%/=/%) --builddir=$$(abspath $$(@D)) > $$(abspath $$(@D))/configure.log 2>&1 \
+	    || { tail -20 $$(abspath $$(@D))/configure.log; rm -f $$(abspath $$@); exit 1; }
 
 # By rename: a running nginx has the old file mapped.
-$(BUILD)/ngx_keel_module.so: $(BUILD)/nginx/Makefile $(module_dep)
-	@echo "  nginx module"
-	@$(MAKE) --no-print-directory -f $(nginx_dir)/Makefile -C $(NGX_SRC) modules > $(nginx_dir)/make.log 2>&1 \
-	    || { grep -E -A8 'error|Error|undefined' $(nginx_dir)/make.log | head -60; exit 1; }
-	@for part in module publisher; do \
-	    install -m 644 $(nginx_dir)/ngx_keel_$$part.so $(BUILD)/new.so && mv $(BUILD)/new.so $(BUILD)/ngx_keel_$$part.so || exit 1; \
+$(1)/ngx_keel_$(firstword $(5) module).so: $(1)/nginx/Makefile $$(module_dep)
+	@echo "  nginx module $(1)"
+	@$$(MAKE) --no-print-directory -f $$(abspath $(1))/nginx/Makefile -C $$(NGX_SRC) modules > $(1)/nginx/make.log 2>&1 \
+	    || { grep -E -A8 'error|Error|undefined' $(1)/nginx/make.log | head -60; exit 1; }
+	@for part in $(or $(5),module publisher); do \
+	    install -m 644 $(1)/nginx/ngx_keel_$$$$part.so $(1)/new.so && mv $(1)/new.so $(1)/ngx_keel_$$$$part.so || exit 1; \
 	done
+endef
+
+module_cc := $$$$(dpkg-buildflags --get CFLAGS) -fPIC $$$$(dpkg-buildflags --get CPPFLAGS)
+module_ld := $$$$(dpkg-buildflags --get LDFLAGS) -fPIC
+$(eval $(call module_build,$(BUILD),$(module_cc),$(module_ld)))
+# The table alone, for the figure observe-cost.
+$(eval $(call module_build,$(BUILD)/bench,$(module_cc),$(module_ld),t/bench/observe/,bench_module))
+# For nginx as it is installed; t/module/sanitized/nginx starts it with what the sanitizers need.
+sanitizers := -fsanitize=address,undefined -fno-sanitize=vptr
+$(eval $(call module_build,$(BUILD)/sanitized,-O1 -g -fPIC -fno-omit-frame-pointer -fno-sanitize-recover=undefined $(sanitizers),-fPIC $(sanitizers)))
+
 # The part that nginx's helper process alone opens (libcurl and what it drags in); nginx's make built it along.
 $(BUILD)/ngx_keel_publisher.so: $(BUILD)/ngx_keel_module.so ;
 endif
@@ -183,10 +194,15 @@ export KEEL_BUILD := $(abspath $(BUILD))
 kubernetes:
 	@t/k8s/build
 
-test_programs := $(programs) $(if $(unit_src),$(BUILD)/unit_tests) $(if $(live_src),$(BUILD)/cluster_tests) $(fuzzers)
+test_programs := $(programs) $(if $(unit_src),$(BUILD)/unit_tests) $(if $(live_src),$(BUILD)/cluster_tests) $(fuzzers) \
+    $(BUILD)/sanitized/ngx_keel_module.so
 
 test: $(test_programs) kubernetes
 	@t/run
+
+# The whole suite of the module under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(programs) $(BUILD)/sanitized/ngx_keel_module.so
+	@t/run sanitized
 
 unit: $(if $(unit_src),$(BUILD)/unit_tests)
 	@$(if $(unit_src),$(BUILD)/unit_tests --gtest_brief=1,echo no unit tests)
@@ -195,15 +211,15 @@ unit: $(if $(unit_src),$(BUILD)/unit_tests)
 conformance: $(BUILD)/ngx_keel_module.so
 	@KEEL_CONFORMANCE=all t/run conformance
 
-# FUZZ_TIME: seconds for each target
-FUZZ_TIME ?= 120
+# SECONDS: for each target. (Bash has a variable of that name, so only what the caller says counts.)
+fuzz_seconds := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),120)
 fuzz: $(fuzzers)
-	@for target in $(fuzzers); do t/fuzz/run "$$target" $(FUZZ_TIME) || exit 1; done
+	@for target in $(fuzzers); do t/fuzz/run "$$target" $(fuzz_seconds) || exit 1; done
 
 demo: $(programs) kubernetes
 	@t/demo/run $(if $(KEEP),--keep) $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(CACHE),--cache '$(CACHE)') $(if $(YES),--yes)
 
-bench: $(programs) $(if $(bench_src),$(BUILD)/micro_bench) kubernetes
+bench: $(programs) $(BUILD)/bench/ngx_keel_bench_module.so $(if $(bench_src),$(BUILD)/micro_bench) kubernetes
 	@t/bench/run $(if $(ONLY),--only '$(ONLY)')
 
 lint:
@@ -233,9 +249,10 @@ help:
 	@echo 'make bench [ONLY=a,b]    the figures, also in $(BUILD)/bench.json'
 	@echo 'make unit                unit tests alone'
 	@echo 'make conformance         the distribution conformance suite, nginx'"'"'s own tests, 10,000 requests: with and without the module'
-	@echo 'make fuzz [FUZZ_TIME=s]  each fuzz target for that many seconds'
+	@echo 'make sanitize            the tests of the module under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make fuzz [SECONDS=s]    each fuzz target for that many seconds, 120 by default'
 	@echo 'make lint, make format   clang-format'
 	@echo 'make install DESTDIR= PREFIX='
 	@echo 'make clean               removes $(BUILD)'
 
-.PHONY: all deps kubernetes test unit conformance fuzz demo bench lint format install clean help
+.PHONY: all deps kubernetes test unit conformance sanitize fuzz demo bench lint format install clean help

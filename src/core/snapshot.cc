@@ -21,8 +21,10 @@ constexpr std::uint8_t kNone = 255;  // instead of an index into the history
 
 template <class T>
 void put(std::string& out, T value) {
+    char bytes[sizeof(T)];
     for (std::size_t i = 0; i < sizeof(T); ++i)
-        out.push_back(static_cast<char>(static_cast<std::uint64_t>(value) >> (8 * i)));
+        bytes[i] = static_cast<char>(static_cast<std::uint64_t>(value) >> (8 * i));
+    out.append(bytes, sizeof(T));
 }
 
 void put(std::string& out, Time time) {

@@ -45,7 +45,8 @@ constexpr ngx_msec_t kShare = 20;     // writing takes at most one part of that 
 constexpr ngx_msec_t kStepPause = 1;  // between two steps
 constexpr std::size_t kSlice = 16;    // tags taken under one hold of the lock
 constexpr std::size_t kStep = 512;    // tags taken in one step
-constexpr ngx_msec_t kOnExit = 500;   // nginx kills what is left about a second after SIGTERM
+constexpr ngx_msec_t kOnTerm = 700;   // nginx kills what is left about a second after SIGTERM
+constexpr ngx_msec_t kOnQuit = 3'000;
 constexpr ngx_msec_t kWait = 10'000;  // for the process that loads
 constexpr unsigned kMostAttempts = 2;
 constexpr int kMostSetAside = 99;
@@ -380,7 +381,7 @@ Loaded load_snapshot(const MainConf& conf, unsigned attempts) {
     } else {
         // Another nginx may be writing it, which takes a moment.
         const ngx_msec_t since = monotonic();
-        while (!lock(*directory) && monotonic() - since < kOnExit)
+        while (!lock(*directory) && monotonic() - since < kOnTerm)
             pause();
         const Expected<std::optional<Descriptor>> file = open_snapshot(conf, *directory);
         if (!file) {
@@ -506,9 +507,11 @@ void leave() noexcept {
 
 // --- the end ---
 
-// Writes one snapshot without pause. False when there was no time left or nothing to do.
-void save_now(const MainConf& conf, ngx_msec_t begun) {
-    const auto late = [begun] { return monotonic() - begun > kOnExit; };
+// Writes one snapshot without pause, if there is anything to write and time for it.
+void save_now(const MainConf& conf) {
+    const ngx_msec_t begun = monotonic();
+    const ngx_msec_t most = ngx_terminate ? kOnTerm : kOnQuit;
+    const auto late = [=] { return monotonic() - begun > most; };
     Table table = table_of(conf);
     Expected<Descriptor> directory = open_directory(conf);
     if (!directory) {
@@ -579,7 +582,7 @@ void start_saving(MainConf& conf) noexcept {
 void save_on_exit(const MainConf& conf) noexcept {
     if (conf.state == nullptr || ngx_process == NGX_PROCESS_SIGNALLER) return;
     try {
-        if (table_of(conf).saver() == 0) save_now(conf, monotonic());
+        if (table_of(conf).saver() == 0) save_now(conf);
     } catch (const std::exception& error) {
         tell_failure(conf, Error{"memory", error.what()});
     }

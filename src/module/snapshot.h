@@ -14,7 +14,8 @@ void restore_table(const MainConf& conf) noexcept;
 // The helper's part: writes a snapshot some seconds after a change.
 void start_saving(MainConf& conf) noexcept;
 
-// A process that may be the last one goes: writes what has changed since, within half a second.
+// A process that may be the last one goes: writes what has changed since, within 0.7 s after
+// SIGTERM and 3 s after SIGQUIT.
 void save_on_exit(const MainConf& conf) noexcept;
 
 }  // namespace keel::ngx

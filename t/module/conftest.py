@@ -63,7 +63,7 @@ def cache(tmp_path, upstream, request):
         server.stop()
     for server in made:
         assert not server.complaints()
-        assert "keel: a process died" not in server.errors()
+        assert "a process died" in server.allowed or "keel: a process died" not in server.errors()
 
 
 @pytest.hookimpl(hookwrapper=True)

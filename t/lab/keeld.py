@@ -1,26 +1,16 @@
 """keeld and keelctl, as they were built."""
 
-import base64
 import http.client
 import json
 import pathlib
-import secrets
 import socket
 import subprocess
 
 import yaml
 
-from .nginx import build
+from .nginx import build, new_secret
 from .ports import free_port
 from .process import Server
-
-
-def new_secret(path):
-    """A secret file as wire.md 1 describes it, for nginx and keeld alike."""
-    path = pathlib.Path(path)
-    path.write_text("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
-    path.chmod(0o600)
-    return path
 
 
 def merged(base, change):

@@ -11,10 +11,10 @@ import yaml
 
 from .client import KINDS, plural
 from .images import Images
-from .keeld import Keeld, merged, new_secret
+from .keeld import Keeld, merged
 from .kubernetes import KEELD, ControlPlane, Proxy
 from .machine import Machine
-from .nginx import Nginx
+from .nginx import Nginx, new_secret
 from .node import Node
 from .registry import Registry
 from .wait import wait_for
@@ -182,7 +182,14 @@ class Lab:
                 "kubeconfig": str(self.api.kubeconfig(KEELD) if self.plane else self.api.kubeconfig),
                 "lease": {"namespace": "keel", "name": "keeld"},
             },
-            "caches": [{"name": CACHE, "api": self.nginx.api_url, "lookup": self.nginx.lookup_url}],
+            "caches": [
+                {
+                    "name": CACHE,
+                    "api": self.nginx.api_url,
+                    "secret": str(self.nginx.api_secret),
+                    "lookup": self.nginx.lookup_url,
+                }
+            ],
             "registries": {name: {"through": CACHE, "upstream": self.upstream.url} for name in self.registries},
             "defaults": {"pollSchedule": "@every 1s"},
             "pacing": "unlimited",

@@ -4,10 +4,12 @@ The shipped files are what runs: ports, paths and names are put in their place, 
 there any more is an error.
 """
 
+import base64
 import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import signal
 
@@ -22,6 +24,14 @@ CONF = ROOT / "conf/nginx"
 def build():
     """Where make puts what it builds."""
     return pathlib.Path(os.environ.get("KEEL_BUILD", ROOT / "build"))
+
+
+def new_secret(path):
+    """A secret file as the module and keeld read them."""
+    path = pathlib.Path(path)
+    path.write_text("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+    path.chmod(0o600)
+    return path
 
 
 def _replace(text, *pairs):
@@ -39,7 +49,10 @@ NAMED = re.compile(r"names=[^;]*;")
 
 
 class Nginx(Server):
-    """nodes[registry] is the port that nodes ask, lookup_url the one that keeld asks, api_url the module's control API."""
+    """nodes[registry] is the port that nodes ask, lookup_url what keeld asks, api_url the module's control API.
+
+    api_secret is the file that signs for it, under the name keeld; api_socket the same API on a unix socket.
+    """
 
     name = "nginx"
     stop_signal = signal.SIGQUIT
@@ -59,6 +72,7 @@ class Nginx(Server):
         shared = address[1] if address else free_port() if one_port else None
         self.nodes = {registry: shared or free_port() for registry in registries}
         self.api_port, self.lookup_port = free_port(), free_port()
+        self.api_secret, self.api_socket = new_secret(self.folder / "api.secret"), self.folder / "api.sock"
         self.extra = extra
         # Workers run as another user: they pass through the folders above and own their caches.
         self.folder.chmod(0o711)
@@ -92,7 +106,8 @@ class Nginx(Server):
             ("cache-a", cache),
             ("keys_zone=blobs:64m max_size=50g min_free=5g", "keys_zone=blobs:1m max_size=1g"),
             ("/var/cache/nginx/blobs", f"{self.folder}/blobs"),
-            ("127.0.0.1:5080", f"127.0.0.1:{self.api_port}"),
+            ("127.0.0.1:5080;", f"127.0.0.1:{self.api_port}; listen unix:{self.api_socket}; allow unix:;"),
+            ("/etc/nginx/keel/api.secret", str(self.api_secret)),
             ("127.0.0.1:5081", f"127.0.0.1:{self.lookup_port}"),
             ("resolver 127.0.0.11 valid=10s", f"resolver {resolver} valid=1s" if resolver else "resolver 127.0.0.11"),
         )
@@ -153,7 +168,7 @@ class Nginx(Server):
     def forget(self):
         """Restarts it with an empty tag table."""
         self.stop()
-        shutil.rmtree(self.folder / "keel")
+        shutil.rmtree(self.folder / "state")
         self.start().wait_ready()
 
     def test(self):

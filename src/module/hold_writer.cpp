@@ -64,6 +64,7 @@ Expected<void> write(Writer& writer, HoldSet set) {
     }
     writer.control.set_problem("");
     writer.set = std::move(set);
+    writer.read = true;
     writer.stamp = FileStamp::of(writer.directory + "/holds");
     if (!writer.word.store(writer.directory, writer.set.revision) && writer.gate.open()) {
         ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, ngx_errno,

@@ -19,12 +19,23 @@ static_assert(kMaxRepository <= UINT8_MAX && kMaxName <= UINT8_MAX && kMaxRegist
 // Does nothing: its address marks the pool cleanup whose data is the TagRequest.
 void marker(void*) noexcept {}
 
-// A request that an early `error_page` or `return` has led to a named location, which keeps the
-// client's path, before anybody looked at it. Other redirects have a path of their own.
-bool is_first_look(ngx_http_request_t* r) noexcept {
-    const auto* core = static_cast<ngx_http_core_loc_conf_t*>(
-        ngx_http_get_module_loc_conf(r, ngx_http_core_module));
-    return core->named && find_marker(r) == nullptr;
+bool keeps_slashes(ngx_http_request_t* r) noexcept {
+    const auto* core = static_cast<ngx_http_core_srv_conf_t*>(
+        ngx_http_get_module_srv_conf(r, ngx_http_core_module));
+    return !core->merge_slashes;
+}
+
+// With merge_slashes off: many a server behind this one merges them all the same.
+std::string_view with_merged_slashes(ngx_http_request_t* r) noexcept {
+    const std::string_view path = view(r->uri);
+    if (path.find("//") == std::string_view::npos) return path;
+    auto* merged = static_cast<char*>(ngx_pnalloc(r->pool, path.size()));
+    if (merged == nullptr) return path;
+    std::size_t size = 0;
+    for (const char c : path) {
+        if (c != '/' || size == 0 || merged[size - 1] != '/') merged[size++] = c;
+    }
+    return {merged, size};
 }
 
 // --- is it an observation? ---
@@ -293,8 +304,11 @@ TagRequest* find_marker(ngx_http_request_t* main) noexcept {
 
 ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
     if (r != r->main || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) return NGX_DECLINED;
-    if (r->internal && !is_first_look(r)) return NGX_DECLINED;
-    const std::optional<ManifestPath> path = split_manifest_path(view(r->uri));
+    // The first look counts. `rewrite`, and `error_page` before any handler, make a request
+    // internal that nobody has looked at.
+    if (r->internal && find_marker(r) != nullptr) return NGX_DECLINED;
+    const std::optional<ManifestPath> path =
+        split_manifest_path(keeps_slashes(r) ? with_merged_slashes(r) : view(r->uri));
     if (!path || is_signature_tag(path->reference)) return NGX_DECLINED;
     if (path->repository.size() > kMaxRepository || path->reference.size() > kMaxName)
         return NGX_DECLINED;

@@ -6,13 +6,16 @@
     cache       makes a Cache (see cache.py), started; its log must hold no [alert], [emerg] or [crit] when the test ends
     receiver    takes events and checks their signatures
     faulty      an upstream that answers what it is told to
+    disk        a small file system to fill or to make read-only
 """
 
 import itertools
+import os
 
 import pytest
 from cache import Cache, Receiver, Upstream
 
+from lab.process import run
 from lab.registry import Registry
 
 _count = itertools.count(1)
@@ -64,6 +67,18 @@ def cache(tmp_path, upstream, request):
     for server in made:
         assert not server.complaints()
         assert "a process died" in server.allowed or "keel: a process died" not in server.errors()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 256 kB."""
+    if os.getuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "keel-test", folder)
+    yield folder
+    run("umount", "-l", folder)
 
 
 @pytest.hookimpl(hookwrapper=True)

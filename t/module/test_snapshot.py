@@ -289,18 +289,6 @@ def test_configuration_test_leaves_the_snapshot_alone(cache, faulty):
 # --- a disk that fails ---
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 256 kB."""
-    if os.getuid() != 0:
-        pytest.skip("mounting a small disk needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "keel-test", folder)
-    yield folder
-    run("umount", "-l", folder)
-
-
 def failing(nginx, since=0):
     wait_for("a failure", lambda: nginx.counters()["keel_snapshot_failures_total"] > since)
 

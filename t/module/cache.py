@@ -175,15 +175,20 @@ class Cache(Server):
         return int(page["revision"]), {hold["tag"]: hold for hold in page["holds"]}
 
     def hold(self, tag, digest, until=None, **fields):
-        """Sets a hold, as a caller does that knows the revision; the hold as it was answered."""
-        body = {"digest": digest, "reason": "test", "until": until, **fields}
-        status, answer, _ = self.call("PUT", f"holds/{tag}", body, revision=self.holds()[0])
-        assert status == 200, answer
-        return answer["hold"]
+        """Sets a hold; as it was answered."""
+        return self.change("PUT", tag, {"digest": digest, "reason": "test", "until": until, **fields})["hold"]
 
     def release(self, tag):
-        status, answer, _ = self.call("DELETE", f"holds/{tag}", revision=self.holds()[0])
+        self.change("DELETE", tag)
+
+    def change(self, method, tag, body=None):
+        """Reads the revision and writes, again where somebody else has written meanwhile."""
+        for _ in range(10):
+            status, answer, _ = self.call(method, f"holds/{tag}", body, revision=self.holds()[0])
+            if status != 412:
+                break
         assert status == 200, answer
+        return answer
 
     def tags(self):
         """The whole table by its full names."""

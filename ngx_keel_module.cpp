@@ -8,6 +8,7 @@
 #include "module/observe.h"
 #include "module/snapshot.h"
 #include "module/variables.h"
+#include "module/verify.h"
 
 namespace keel::ngx {
 namespace {
@@ -161,6 +162,7 @@ ngx_int_t start_process(ngx_cycle_t* cycle) noexcept {
 
 // Workers only.
 void end_process(ngx_cycle_t* cycle) noexcept {
+    end_hashing();
     const MainConf* conf = conf_of(cycle);
     if (conf != nullptr && conf->zone != nullptr) save_on_exit(*conf);
 }

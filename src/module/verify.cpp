@@ -9,11 +9,18 @@ namespace {
 
 // OpenSSL 3 looks an algorithm up each time that it is not told which implementation to use, and a
 // context is an allocation or three: both are kept for the life of the process.
-EVP_MD* implementation(Digest::Algorithm algorithm) noexcept {
-    static EVP_MD* sha256 = EVP_MD_fetch(nullptr, "SHA256", nullptr);
-    static EVP_MD* sha512 = EVP_MD_fetch(nullptr, "SHA512", nullptr);
-    return algorithm == Digest::Algorithm::sha512 ? sha512 : sha256;
-}
+struct Implementations {
+    EVP_MD* sha256 = nullptr;
+    EVP_MD* sha512 = nullptr;
+
+    EVP_MD* of(Digest::Algorithm algorithm) noexcept {
+        const bool wide = algorithm == Digest::Algorithm::sha512;
+        EVP_MD*& kept = wide ? sha512 : sha256;
+        if (kept == nullptr) kept = EVP_MD_fetch(nullptr, wide ? "SHA512" : "SHA256", nullptr);
+        return kept;
+    }
+};
+Implementations implementations;
 
 struct IdleContexts {
     std::array<EVP_MD_CTX*, 8> contexts;
@@ -36,7 +43,7 @@ BodyHash* BodyHash::start(ngx_http_request_t* r, Table table, const Answer& answ
     static_assert(std::is_trivially_destructible_v<BodyHash>);
     const Digest::Algorithm algorithm =
         answer.digest.empty() ? Digest::Algorithm::sha256 : answer.digest.algorithm();
-    EVP_MD* md = implementation(algorithm);
+    EVP_MD* md = implementations.of(algorithm);
     ngx_pool_cleanup_t* cleanup = ngx_pool_cleanup_add(r->pool, sizeof(BodyHash));
     if (md == nullptr || cleanup == nullptr) return nullptr;
     auto* hash = new (cleanup->data) BodyHash{};
@@ -84,6 +91,14 @@ Digest BodyHash::finish() noexcept {
 void BodyHash::release() noexcept {
     idle.give(context_);
     context_ = nullptr;
+}
+
+void end_hashing() noexcept {
+    while (idle.count > 0)
+        EVP_MD_CTX_free(idle.take());
+    EVP_MD_free(implementations.sha256);
+    EVP_MD_free(implementations.sha512);
+    implementations = {};
 }
 
 void BodyHash::on_request_end(void* data) noexcept {

@@ -47,4 +47,7 @@ class BodyHash {
     bool whole_ = true;  // nothing has passed that was not in memory
 };
 
+// Gives back what is kept between requests. At a worker's end.
+void end_hashing() noexcept;
+
 }  // namespace keel::ngx

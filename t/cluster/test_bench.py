@@ -24,7 +24,7 @@ def bench(folder, *words):
 
 def test_table_and_file_hold_the_same(tmp_path):
     names = ["change-to-keeld-p99", "change-to-patch-p99"]
-    done = bench(tmp_path, "--only", ",".join(names), "--workloads", "20", "--changes", "3")
+    done = bench(tmp_path, "--only", ",".join(names), "--workloads", "20", "--changes", "3", "--arrivals", "3")
     assert done.returncode == 0, done.stdout
     figures = json.loads((tmp_path / "bench.json").read_text())
     assert [figure["name"] for figure in figures] == names

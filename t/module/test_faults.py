@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -244,6 +245,70 @@ def test_e3_killed_master_takes_the_helper_along(cache, faulty, receiver):
     assert lasting({tag: after[tag] for tag in before}) == lasting(before)
     epoch = nginx.api("status")[1]["epoch"]
     wait_for("all of it again", lambda: {tag for tag, data in receiver.state().items() if data["epoch"] == epoch} == set(after))
+
+
+# --- companions that lie ---
+
+
+def without_end(connection):
+    connection.sendall(b"HTTP/1.1 204 No Content\r\n")
+    for _ in range(20_000):
+        connection.sendall(b"X-More: " + b"x" * 1000 + b"\r\n")
+
+
+LIES = {
+    "no HTTP": lambda connection: connection.sendall(b"220 mail.example ESMTP\r\n"),
+    "nothing": lambda connection: None,
+    "half a status line": lambda connection: connection.sendall(b"HTTP/1.1 20"),
+    "only promises": lambda connection: connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 50),
+    "less than announced": lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nshort"),
+    "a header without end": without_end,
+    "nonsense for TLS": lambda connection: connection.sendall(b"\x16\x03\x01\xff\xff" + b"\0" * 100),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_e3_companion_that_lies_is_told_and_asked_again(cache, faulty, lie):
+    """Whatever comes back, a batch counts as delivered with a whole answer of 2xx alone. Pulls do not wait."""
+    behaviour, stop = [LIES[lie]], threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+
+        def serve():
+            while not stop.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    try:
+                        connection.settimeout(5)
+                        connection.recv(65_536)
+                        behaviour[0](connection)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            scheme = "https" if "TLS" in lie else "http"
+            nginx = cache(faulty.port, companion=f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/v1/events")
+            faulty.tags(latest=digest_of(1))
+            then = time.monotonic()
+            assert nginx.pull("app").status == 200
+            assert time.monotonic() - then < 5
+
+            def state():
+                return nginx.api("status")[1]["companions"][0]
+
+            wait_for("a failure", lambda: state()["error"])
+            assert state()["acked"] == "0" and nginx.counters()["keel_published_batches_total"] == 0
+            behaviour[0] = lambda connection: connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            if scheme == "http":
+                wait_for("delivery", lambda: state()["acked"] == "1" and state()["error"] is None)
+        finally:
+            stop.set()
+            thread.join()
 
 
 # --- clocks ---

@@ -86,25 +86,23 @@ class Measured(Cache):
 
 
 class Client:
-    """One connection that stays open; many requests under way at once."""
-
-    AHEAD = 64
+    """One connection that stays open, one request after the other, as nodes ask."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.settimeout(600)
         self.left = b""
 
+    def send(self, method, path):
+        self.socket.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: cache:5000\r\nUser-Agent: {AGENT}\r\nAccept: {ACCEPT}\r\n\r\n".encode()
+        )
+
     def ask(self, method, paths):
         """Asks for all the paths; every answer must be a 200."""
-        paths = list(paths)
-        for begin in range(0, len(paths), self.AHEAD):
-            part = paths[begin : begin + self.AHEAD]
-            self.socket.sendall(b"".join(
-                f"{method} {path} HTTP/1.1\r\nHost: cache:5000\r\nUser-Agent: {AGENT}\r\nAccept: {ACCEPT}\r\n\r\n".encode()
-                for path in part))  # fmt: skip
-            for _ in part:
-                self.answer(0 if method == "HEAD" else BODY)
+        for path in paths:
+            self.send(method, path)
+            self.answer(0 if method == "HEAD" else BODY)
 
     def answer(self, body):
         while (end := self.left.find(b"\r\n\r\n")) < 0 or len(self.left) < end + 4 + body:
@@ -116,6 +114,25 @@ class Client:
 
     def close(self):
         self.socket.close()
+
+
+class Clients:
+    """Some at once, so that a worker has something to do while the others wait."""
+
+    def __init__(self, port, count=8):
+        self.clients = [Client(port) for _ in range(count)]
+
+    def head(self, paths):
+        for begin in range(0, len(paths), len(self.clients)):
+            asked = list(zip(self.clients, paths[begin : begin + len(self.clients)]))
+            for client, path in asked:
+                client.send("HEAD", path)
+            for client, _ in asked:
+                client.answer(0)
+
+    def close(self):
+        for client in self.clients:
+            client.close()
 
 
 class ModuleBench:
@@ -149,7 +166,6 @@ class ModuleBench:
         nginx.stop_signal, nginx.stop_deadline = signal.SIGTERM, 120
         with nginx:
             client = Client(nginx.port)
-            client.AHEAD = 1  # as clients do
             client.ask(method, (path(number) for number in range(300)))
             client.ask(method, (path(number) for number in range(requests)))
             if module:
@@ -174,34 +190,34 @@ class ModuleBench:
     # --- time -------------------------------------------------------------------------------------------
 
     def throughput(self, requests, pairs=100):
-        """(ratios of requests a CPU second of the worker, with against without; those without).
+        """([requests a CPU second of the worker with the module], [without]), pair by pair.
 
         Many short pairs: what else runs on the machine changes in the time of long ones.
         """
-        ratios, rates = [], []
+        pairs_seen = []
         with self.cache(True) as on, self.cache(False) as off:
-            clients = {nginx: Client(nginx.port) for nginx in (on, off)}
+            clients = {nginx: Clients(nginx.port) for nginx in (on, off)}
+            paths = [manifest_path(number % len(SHAPES)) for number in range(requests)]
             workers = {nginx: nginx.workers_now()[0] for nginx in (on, off)}
 
             def rate(nginx):
                 begin = run_time(workers[nginx])
-                clients[nginx].ask("HEAD", (manifest_path(number) for number in range(requests)))
+                clients[nginx].head(paths)
                 return requests / (run_time(workers[nginx]) - begin)
 
             for nginx in (on, off):
-                clients[nginx].ask("HEAD", (manifest_path(number) for number in range(1000)))
+                clients[nginx].head(paths)
             for number in range(pairs):
                 order = (on, off) if number % 2 else (off, on)
                 seen = {nginx: rate(nginx) for nginx in order}
-                ratios.append(seen[on] / seen[off])
-                rates.append(seen[off])
+                pairs_seen.append((seen[on], seen[off]))
                 if number % 20 == 19:
-                    self.tell(f"  {number + 1} pairs: median {statistics.median(ratios):.3f}")
+                    self.tell(f"  {number + 1} pairs: median {statistics.median(a / b for a, b in pairs_seen):.3f}")
             same = on.counters()['keel_observations_total{change="same"}']
             assert same > pairs * requests, f"only {same} were observed"
             for client in clients.values():
                 client.close()
-        return ratios, rates
+        return tuple(zip(*pairs_seen))
 
     def observe_cost(self, workers=4):
         """Per worker: nanoseconds of one Table::observe() of a known tag, all workers at once on one zone."""

@@ -72,6 +72,8 @@ WRONG = {
     "empty name": (ZONE, "keel_registry $arg_ns names=docker.io,;", "", ['"" in "keel_registry" is no registry'], 6),
     "registry twice": (ZONE, "keel_registry docker.io;\nkeel_registry ghcr.io;", "", ['"keel_registry" directive is duplicate'], 7),
     "unknown variable": (ZONE, "keel_registry $no_such_thing names=a;", "", ['unknown "no_such_thing" variable'], 0),
+    "verify what": (ZONE, "keel_verify always;", "", ['invalid value "always"'], 6),
+    "verify twice": (ZONE, "keel_verify on;\nkeel_verify off;", "", ['"keel_verify" directive is duplicate'], 7),
     "node twice": (ZONE, "keel_node a;\nkeel_node b;", "", ['"keel_node" directive is duplicate'], 7),
     "cache name with a slash": (ZONE + "keel_cache_name a/b;", "", "", ['invalid name "a/b" in "keel_cache_name"'], 4),
     "cache name twice": (ZONE + "\nkeel_cache_name a;\nkeel_cache_name b;", "", "", ['"keel_cache_name" directive is duplicate'], 6),

@@ -34,7 +34,7 @@ endif
 ifneq ($(filter test fuzz,$(goals)),)
 sets += fuzz
 endif
-ifneq ($(filter test demo soak conformance lab sanitize,$(goals)),)
+ifneq ($(filter test demo soak conformance versions lab sanitize,$(goals)),)
 sets += lab
 endif
 ifneq ($(filter lint format,$(goals)),)
@@ -207,6 +207,10 @@ sanitize: $(programs) $(BUILD)/sanitized/ngx_keel_module.so
 unit: $(if $(unit_src),$(BUILD)/unit_tests)
 	@$(if $(unit_src),$(BUILD)/unit_tests --gtest_brief=1,echo no unit tests)
 
+# Every nginx that the module is for, not only the installed one.
+versions:
+	@t/versions/run
+
 # What `make test` runs a part of, whole: nothing is different with the module.
 conformance: $(BUILD)/ngx_keel_module.so
 	@KEEL_CONFORMANCE=all t/run conformance
@@ -250,9 +254,10 @@ help:
 	@echo 'make unit                unit tests alone'
 	@echo 'make conformance         the distribution conformance suite, nginx'"'"'s own tests, 10,000 requests: with and without the module'
 	@echo 'make sanitize            the tests of the module under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make versions            the module built for and tried with every supported nginx'
 	@echo 'make fuzz [SECONDS=s]    each fuzz target for that many seconds, 120 by default'
 	@echo 'make lint, make format   clang-format'
 	@echo 'make install DESTDIR= PREFIX='
 	@echo 'make clean               removes $(BUILD)'
 
-.PHONY: all deps kubernetes test unit conformance sanitize fuzz demo bench lint format install clean help
+.PHONY: all deps kubernetes test unit conformance versions sanitize fuzz demo bench lint format install clean help

@@ -14,7 +14,9 @@ class Failed(AssertionError):
 
 
 def program(name, *also):
-    """The path of an installed program; sbin counts, also for those who do not have it in PATH."""
+    """The path of an installed program; sbin counts, also for those who do not have it in PATH. $KEEL_NGINX is another nginx."""
+    if name == "nginx" and "KEEL_NGINX" in os.environ:
+        return os.environ["KEEL_NGINX"]
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
     for candidate in (name, *also):
         found = shutil.which(candidate, path=path)

@@ -11,6 +11,7 @@
 
 import itertools
 import os
+import re
 
 import pytest
 from cache import Cache, Receiver, Upstream
@@ -19,6 +20,18 @@ from lab.process import run
 from lab.registry import Registry
 
 _count = itertools.count(1)
+
+
+# What every supported nginx has to pass (t/versions); not what tells nginx's processes by their titles, because those of an nginx
+# that another loader starts have none.
+SMOKE = {"test_api.py", "test_api_writes.py", "test_observation.py", "test_shipped.py", "test_transparency.py", "test_verify.py"}
+PROCESSES = re.compile("helper|worker_killed")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SMOKE and not PROCESSES.search(item.name):
+            item.add_marker(pytest.mark.smoke)
 
 
 @pytest.fixture(scope="session")

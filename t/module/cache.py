@@ -220,10 +220,15 @@ class Cache(Server):
                 found[match[1]] = value
         return found
 
-    def logged(self):
-        """The access log: [(request, registry, repository, tag, digest, previous, change)]."""
+    def logged(self, lines=0):
+        """The access log: [(request, registry, repository, tag, digest, previous, change)].
+
+        lines: how many there must be at least; nginx writes one when the client has its answer already.
+        """
+        log = self.folder / "access.log"
+        wait_for(f"{lines} lines of the access log", lambda: len(log.read_text().splitlines()) >= lines)
         rows = []
-        for line in (self.folder / "access.log").read_text().splitlines():
+        for line in log.read_text().splitlines():
             request, fields = line.split("|")
             rows.append((request, *fields.split(" ")))
         return rows

@@ -228,8 +228,14 @@ class ModuleBench:
         nginx.config.write_text(text.replace("worker_processes 4;", f"worker_processes {workers};"))
         nginx.start()
         pattern = r"keel_bench: median (\d+) p99 (\d+) all (\d+)"
+
+        def told():
+            assert nginx.running(), nginx.tail()
+            rows = re.findall(pattern, nginx.errors())
+            return rows if len(rows) == workers else None
+
         try:
-            found = wait_for("all workers", lambda: (m := re.findall(pattern, nginx.errors())) and len(m) == workers and m, 120, 0.1)
+            found = wait_for("all workers", told, 120, 0.1)
         finally:
             nginx.stop()
         return [tuple(map(int, row)) for row in found]

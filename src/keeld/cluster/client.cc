@@ -197,7 +197,7 @@ class ClusterClient::Impl {
 
   private:
     [[nodiscard]] HttpRequest request(const Call& call, const Shape& shape,
-                                      const Credential& credential) const;
+                                      const ClusterCredential& credential) const;
 
     Loop& loop_;
     HttpClient& http_;
@@ -207,7 +207,7 @@ class ClusterClient::Impl {
 };
 
 HttpRequest ClusterClient::Impl::request(const Call& call, const Shape& shape,
-                                         const Credential& credential) const {
+                                         const ClusterCredential& credential) const {
     HttpRequest request;
     request.method = call.method;
     request.url = server_ + call.path;
@@ -232,7 +232,8 @@ Task<Expected<HttpResponse>> ClusterClient::Impl::perform(std::shared_ptr<Impl> 
     const Steady::time_point patience = Steady::now() + call.patience;
     bool renewed = false;
     for (int attempt = 0;; ++attempt) {
-        const Expected<Credential> credential = co_await Credentials::get(self->credentials_);
+        const Expected<ClusterCredential> credential =
+            co_await Credentials::get(self->credentials_);
         if (!credential) co_return tl::unexpected<Error>(credential.error());
         if (call.may_write && !call.may_write()) {
             co_return fail("not-allowed", what + ": not sent, writing is not allowed any more");

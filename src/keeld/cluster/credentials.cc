@@ -62,7 +62,7 @@ Credentials::Credentials(Loop& loop, ClusterAccess access)
     ended_.expires_at(Steady::time_point::max());
 }
 
-Task<Expected<Credential>> Credentials::get(std::shared_ptr<Credentials> self) {
+Task<Expected<ClusterCredential>> Credentials::get(std::shared_ptr<Credentials> self) {
     for (;;) {
         if (self->needs_files()) {
             const Expected<void> read = self->read_files();
@@ -92,7 +92,7 @@ Task<Expected<Credential>> Credentials::get(std::shared_ptr<Credentials> self) {
     }
 }
 
-bool Credentials::refused(const Credential& used) {
+bool Credentials::refused(const ClusterCredential& used) {
     if (current_ && *current_ != used) return true;
     if (access_.exec) {
         plugin_.reset();
@@ -150,9 +150,9 @@ void Credentials::compose() {
     }
     // The same object as long as nothing changed, so that credentials can be compared.
     const bool same = current_ && *current_->tls == tls;
-    current_ =
-        Credential{std::move(authorization),
-                   same ? current_->tls : std::make_shared<const TlsOptions>(std::move(tls))};
+    current_ = ClusterCredential{
+        std::move(authorization),
+        same ? current_->tls : std::make_shared<const TlsOptions>(std::move(tls))};
 }
 
 }  // namespace keel

@@ -17,11 +17,11 @@
 
 namespace keel {
 
-struct Credential {
+struct ClusterCredential {
     std::string authorization;  // of the header; empty: none, or a client certificate
     std::shared_ptr<const TlsOptions> tls;
 
-    friend bool operator==(const Credential&, const Credential&) = default;
+    friend bool operator==(const ClusterCredential&, const ClusterCredential&) = default;
 };
 
 class Credentials {
@@ -32,10 +32,10 @@ class Credentials {
     // older than a minute; a file that is away for a moment leaves the last content in force. An
     // exec plugin is run when its credential has expired, once for everybody who waits. Errors:
     // "credentials". `self` outlives the wait.
-    [[nodiscard]] static Task<Expected<Credential>> get(std::shared_ptr<Credentials> self);
+    [[nodiscard]] static Task<Expected<ClusterCredential>> get(std::shared_ptr<Credentials> self);
 
     // The server answered 401 to `used`. True: ask again, there may be another one now.
-    [[nodiscard]] bool refused(const Credential& used);
+    [[nodiscard]] bool refused(const ClusterCredential& used);
 
   private:
     struct [[nodiscard]] Running;
@@ -49,7 +49,7 @@ class Credentials {
     TlsOptions tls_;     // access_.tls with the files' texts
     std::string token_;  // of token or token_file
     std::optional<ExecCredential> plugin_;
-    std::optional<Credential> current_;          // of the three above
+    std::optional<ClusterCredential> current_;   // of the three above
     std::optional<Steady::time_point> read_at_;  // the files
     bool running_ = false;                       // the plugin
     std::uint64_t runs_ = 0;                     // that have ended

@@ -344,7 +344,7 @@ TEST_F(ExecPluginTest, RunsOnceForAllWhoWaitAndAgainAfterExpiryOrRefusal) {
     int ended = 0;
     for (int i = 0; i < 5; ++i) {
         asio::co_spawn(loop, Credentials::get(credentials),
-                       [&](const std::exception_ptr&, const Expected<Credential>& got) {
+                       [&](const std::exception_ptr&, const Expected<ClusterCredential>& got) {
                            EXPECT_TRUE(got);
                            EXPECT_EQ(got->authorization, "Bearer t");
                            ++ended;
@@ -352,7 +352,7 @@ TEST_F(ExecPluginTest, RunsOnceForAllWhoWaitAndAgainAfterExpiryOrRefusal) {
     }
     ASSERT_TRUE(run_until(loop, [&] { return ended == 5; }));
     EXPECT_EQ(runs(), 1);
-    const Credential used = *await(loop, Credentials::get(credentials));
+    const ClusterCredential used = *await(loop, Credentials::get(credentials));
     EXPECT_EQ(runs(), 1);
     EXPECT_TRUE(credentials->refused(used));
     ASSERT_TRUE(await(loop, Credentials::get(credentials)));
@@ -372,7 +372,7 @@ TEST_F(ExecPluginTest, OneFailureIsToldToAllWhoWait) {
     int failed = 0;
     for (int i = 0; i < 5; ++i) {
         asio::co_spawn(loop, Credentials::get(credentials),
-                       [&](const std::exception_ptr&, const Expected<Credential>& got) {
+                       [&](const std::exception_ptr&, const Expected<ClusterCredential>& got) {
                            EXPECT_FALSE(got);
                            ++failed;
                        });

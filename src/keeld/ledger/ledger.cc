@@ -26,9 +26,9 @@
 namespace keel {
 namespace {
 
-constexpr std::array<std::string_view, 9> kKinds{"observed", "received", "decided",
-                                                 "intended", "applied",  "verified",
-                                                 "outcome",  "refused",  "started"};
+constexpr std::array<std::string_view, 11> kKinds{"observed", "received", "decided", "intended",
+                                                  "applied",  "verified", "outcome", "refused",
+                                                  "started",  "held",     "released"};
 constexpr std::chrono::seconds kRetry{1};
 // A prune deletes so many rows at a time, so that the loop is not held up after a long pause.
 constexpr std::int64_t kPruneRows = 5000;
@@ -40,12 +40,17 @@ struct EraseRejected {
     std::string digest;
 };
 
+struct ErasePlaced {
+    std::string cache;
+    std::string tag;
+};
+
 struct Prune {
     Time before;
 };
 
 using Operation = std::variant<Entry, SightingRow, TagRow, CursorRow, ContentRow, RolloutRow,
-                               RejectedRow, EraseRejected, Prune>;
+                               RejectedRow, EraseRejected, HoldRow, PlacedRow, ErasePlaced, Prune>;
 
 std::int64_t millis(Time time) {
     return time.time_since_epoch().count();
@@ -144,7 +149,7 @@ std::string upsert(std::string_view table, std::string_view key,
 constexpr const char* kSightingColumns =
     "tag, digest, first_seen, last_seen, source, first, confirmed";
 constexpr const char* kTagColumns =
-    "tag, current, kind, since, pending, pending_since, confirmed_at, confirmed_by";
+    "tag, current, kind, since, pending, pending_since, confirmed_at, confirmed_by, held_at";
 constexpr const char* kRolloutColumns =
     "id, workload, uid, ns, state, reason, text, targets, marker_key, marker, old_marker, cause, "
     "generation, attempt, created, intended, applied, deadline, ended";
@@ -169,7 +174,8 @@ TagRow read_tag(const Statement& row) {
             .pending = row.text(4),
             .pending_since = time_of(row.number(5)),
             .confirmed_at = time_of(row.number(6)),
-            .confirmed_by = row.text(7)};
+            .confirmed_by = row.text(7),
+            .held_at = time_of(row.number(8))};
 }
 
 CursorRow read_cursor(const Statement& row) {
@@ -212,6 +218,27 @@ RejectedRow read_rejected(const Statement& row) {
             .rollout = row.text(4),
             .at = time_of(row.number(5)),
             .text = row.text(6)};
+}
+
+HoldRow read_hold(const Statement& row) {
+    return {.tag = row.text(0),
+            .digest = row.text(1),
+            .id = row.text(2),
+            .author = row.text(3),
+            .reason = row.text(4),
+            .since = time_of(row.number(5)),
+            .until = time_of(row.number(6)),
+            .forced = row.number(7) != 0,
+            .lifted = time_of(row.number(8)),
+            .lifted_by = row.text(9)};
+}
+
+PlacedRow read_placed(const Statement& row) {
+    return {.cache = row.text(0),
+            .tag = row.text(1),
+            .digest = row.text(2),
+            .owner = row.text(3),
+            .verified = time_of(row.number(4))};
 }
 
 std::pair<Time, std::string> read_intended(const Statement& row) {
@@ -275,7 +302,12 @@ Expected<Found> inspect(Database& database, const std::string& path) {
 
 // The tables that decisions rest on; the log itself may be large, and a hole in it misleads nobody.
 Expected<void> check_state(Database& database, const std::string& path) {
-    for (const char* table : {"rollouts", "rejected", "tags", "sightings", "cursors"}) {
+    for (const char* table :
+         {"rollouts", "rejected", "tags", "sightings", "cursors", "holds", "placed"}) {
+        const auto there = database.value(
+            std::string("SELECT count(*) FROM sqlite_master WHERE name = '") + table + "'");
+        if (!there) return unusable(path, there.error());
+        if (*there == "0") continue;  // of a schema that is still to be migrated
         const auto check = database.value(std::string("PRAGMA quick_check(") + table + ")");
         if (!check) return unusable(path, check.error());
         if (*check != "ok") {
@@ -358,6 +390,9 @@ class Ledger::Impl {
     Expected<void> apply(const RolloutRow& row);
     Expected<void> apply(const RejectedRow& row);
     Expected<void> apply(const EraseRejected& row);
+    Expected<void> apply(const HoldRow& row);
+    Expected<void> apply(const PlacedRow& row);
+    Expected<void> apply(const ErasePlaced& row);
     Expected<void> apply(const Prune& prune);
 
     Expected<void> write_queue();
@@ -384,7 +419,8 @@ class Ledger::Impl {
 
     Statement begin_, commit_, rollback_;
     Statement entry_, sighting_, tag_, cursor_, content_, rollout_, rejected_, erase_rejected_;
-    Statement prune_entries_, prune_rollouts_;
+    Statement hold_, placed_, erase_placed_;
+    Statement prune_entries_, prune_rollouts_, prune_holds_;
 };
 
 Expected<void> Ledger::Impl::prepare() {
@@ -426,7 +462,7 @@ Expected<void> Ledger::Impl::prepare() {
                 {"tag", "digest", "first_seen", "last_seen", "source", "first", "confirmed"})},
         {tag_, upsert("tags", "tag",
                       {"tag", "current", "kind", "since", "pending", "pending_since",
-                       "confirmed_at", "confirmed_by"})},
+                       "confirmed_at", "confirmed_by", "held_at"})},
         {cursor_, upsert("cursors", "cache", {"cache", "epoch", "seq"})},
         {content_, upsert("contents", "digest", {"digest", "json"})},
         {rollout_, upsert("rollouts", "id",
@@ -441,6 +477,14 @@ Expected<void> Ledger::Impl::prepare() {
         {prune_rollouts_,
          "DELETE FROM rollouts WHERE n IN (SELECT n FROM rollouts WHERE ended <> 0 AND ended < ? "
          "LIMIT ?)"},
+        {hold_, upsert("holds", "tag",
+                       {"tag", "digest", "id", "author", "reason", "since", "until", "forced",
+                        "lifted", "lifted_by"})},
+        {placed_, upsert("placed", "cache, tag", {"cache", "tag", "digest", "owner", "verified"})},
+        {erase_placed_, "DELETE FROM placed WHERE cache = ? AND tag = ?"},
+        {prune_holds_,
+         "DELETE FROM holds WHERE tag IN (SELECT tag FROM holds WHERE lifted <> 0 AND lifted < ? "
+         "AND tag NOT IN (SELECT tag FROM placed) LIMIT ?)"},
     };
     for (const auto& [statement, sql] : statements) {
         auto prepared = database_.prepare(sql);
@@ -573,7 +617,7 @@ Expected<void> Ledger::Impl::apply(const SightingRow& row) {
 Expected<void> Ledger::Impl::apply(const TagRow& row) {
     tag_.reset().bind(row.tag).bind(row.current).bind(row.kind).bind(millis(row.since));
     tag_.bind(row.pending).bind(millis(row.pending_since)).bind(millis(row.confirmed_at));
-    return tag_.bind(row.confirmed_by).run();
+    return tag_.bind(row.confirmed_by).bind(millis(row.held_at)).run();
 }
 
 Expected<void> Ledger::Impl::apply(const CursorRow& row) {
@@ -605,8 +649,23 @@ Expected<void> Ledger::Impl::apply(const EraseRejected& row) {
     return erase_rejected_.reset().bind(row.uid).bind(row.tag).bind(row.digest).run();
 }
 
+Expected<void> Ledger::Impl::apply(const HoldRow& row) {
+    hold_.reset().bind(row.tag).bind(row.digest).bind(row.id).bind(row.author).bind(row.reason);
+    hold_.bind(millis(row.since)).bind(millis(row.until)).bind(std::int64_t{row.forced});
+    return hold_.bind(millis(row.lifted)).bind(row.lifted_by).run();
+}
+
+Expected<void> Ledger::Impl::apply(const PlacedRow& row) {
+    placed_.reset().bind(row.cache).bind(row.tag).bind(row.digest).bind(row.owner);
+    return placed_.bind(millis(row.verified)).run();
+}
+
+Expected<void> Ledger::Impl::apply(const ErasePlaced& row) {
+    return erase_placed_.reset().bind(row.cache).bind(row.tag).run();
+}
+
 Expected<void> Ledger::Impl::apply(const Prune& prune) {
-    for (Statement* statement : {&prune_entries_, &prune_rollouts_}) {
+    for (Statement* statement : {&prune_entries_, &prune_rollouts_, &prune_holds_}) {
         auto done = statement->reset().bind(millis(prune.before)).bind(kPruneRows).run();
         if (!done) return done;
         more_to_prune_ = more_to_prune_ || database_.changes() == kPruneRows;
@@ -727,6 +786,21 @@ void Ledger::erase_rejected(std::string uid, std::string tag, std::string digest
     impl_->push(EraseRejected{std::move(uid), std::move(tag), std::move(digest)}, std::move(key));
 }
 
+void Ledger::put(HoldRow row) {
+    std::string key = "hold " + row.tag;
+    impl_->push(std::move(row), std::move(key));
+}
+
+void Ledger::put(PlacedRow row) {
+    std::string key = "placed " + row.cache + " " + row.tag;
+    impl_->push(std::move(row), std::move(key));
+}
+
+void Ledger::erase_placed(std::string cache, std::string tag) {
+    std::string key = "placed " + cache + " " + tag;
+    impl_->push(ErasePlaced{std::move(cache), std::move(tag)}, std::move(key));
+}
+
 void Ledger::prune(Time before) {
     impl_->push(Prune{before}, "prune");
 }
@@ -794,6 +868,17 @@ std::vector<RejectedRow> Ledger::rejected() const {
     return impl_->rows(
         "SELECT uid, workload, tag, digest, rollout, at, text FROM rejected ORDER BY at",
         read_rejected);
+}
+
+std::vector<HoldRow> Ledger::holds() const {
+    return impl_->rows(
+        "SELECT tag, digest, id, author, reason, since, until, forced, lifted, lifted_by FROM "
+        "holds ORDER BY tag",
+        read_hold);
+}
+
+std::vector<PlacedRow> Ledger::placed() const {
+    return impl_->rows("SELECT cache, tag, digest, owner, verified FROM placed", read_placed);
 }
 
 std::vector<Entry> Ledger::entries(const EntryQuery& query) const {

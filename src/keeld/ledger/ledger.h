@@ -33,7 +33,9 @@ enum class EntryKind : std::uint8_t {
     verified,
     outcome,
     refused,
-    started
+    started,
+    held,
+    released
 };
 [[nodiscard]] std::string_view to_string(EntryKind kind);
 [[nodiscard]] std::optional<EntryKind> parse_entry_kind(std::string_view text);
@@ -52,7 +54,7 @@ struct Entry {
     std::string rollout;  // id
     std::string code;     // verdict or reason code, outcome, or change
     std::string cause;    // who or what brought it: "event cache-a", "look-up cache-a", "resync
-                          // cache-a", "upstream", …
+                          // cache-a", "upstream", …; of a hold, who set or lifted it
     std::string text;     // one sentence
 };
 
@@ -80,6 +82,7 @@ struct TagRow {
     Time pending_since;
     Time confirmed_at;  // last successful look at it
     std::string confirmed_by;
+    Time held_at;  // when a hold in a cache was last seen to begin or to end; epoch: never
 };
 
 // How far one cache's tag table has been read.
@@ -129,6 +132,30 @@ struct RejectedRow {
     std::string text;
 };
 
+// A hold as somebody wanted it of this keeld: of each tag the newest one, in force or lifted.
+struct HoldRow {
+    std::string tag;
+    std::string digest;
+    std::string id;  // of the action that set it
+    std::string author;
+    std::string reason;
+    Time since;
+    Time until;           // epoch: until it is lifted
+    bool forced = false;  // set without a check that the digest is complete
+    Time lifted;          // epoch: in force
+    std::string lifted_by;
+};
+
+// What this keeld has put, or was about to put, into one cache: only that is its own to change.
+// Written before the cache is asked.
+struct PlacedRow {
+    std::string cache;
+    std::string tag;
+    std::string digest;
+    std::string owner;  // as the cache calls it; empty: not told yet
+    Time verified;      // the digest was last found complete through this cache; epoch: never
+};
+
 struct EntryQuery {
     std::optional<std::uint64_t> after;  // only older ones (smaller seq): the next page
     std::optional<Time> since;
@@ -168,6 +195,9 @@ class Ledger {
     void put(RolloutRow row);  // the key is id
     void put(RejectedRow row);
     void erase_rejected(std::string uid, std::string tag, std::string digest);
+    void put(HoldRow row);    // the key is the tag
+    void put(PlacedRow row);  // the key is (cache, tag)
+    void erase_placed(std::string cache, std::string tag);
 
     // Waits until everything queued before the call is on disk. Error "ledger": it is not, it stays
     // queued, and it is tried again by the next durable() and once a second.
@@ -187,9 +217,12 @@ class Ledger {
     // The `intended` times after `since`, with their namespaces: what pacing counts.
     [[nodiscard]] std::vector<std::pair<Time, std::string>> intended_since(Time since) const;
     [[nodiscard]] std::vector<RejectedRow> rejected() const;
+    [[nodiscard]] std::vector<HoldRow> holds() const;
+    [[nodiscard]] std::vector<PlacedRow> placed() const;
     [[nodiscard]] std::vector<Entry> entries(const EntryQuery& query) const;  // newest first
 
-    // Deletes log entries and ended rollouts older than `before`. Queued like the rest.
+    // Deletes log entries, ended rollouts and lifted holds older than `before`. Queued like the
+    // rest.
     void prune(Time before);
 
   private:

@@ -6,7 +6,7 @@
 namespace keel {
 
 // Rises with every change of the tables; a ledger with a higher one is refused.
-inline constexpr int kLedgerSchema = 1;
+inline constexpr int kLedgerSchema = 2;
 // PRAGMA application_id: "KEEL". A database without it is somebody else's and is not touched.
 inline constexpr int kLedgerApplication = 0x4b45454c;
 
@@ -20,7 +20,7 @@ CREATE TABLE meta (            -- schema: number; id: random, made with the data
 CREATE TABLE entries (         -- the log, append-only but for its age; read the view `history` for times as text
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,       -- milliseconds since 1970, UTC; in all tables; 0: never
-    kind TEXT NOT NULL,        -- observed received decided intended applied verified outcome refused started
+    kind TEXT NOT NULL,        -- observed received decided intended applied verified outcome refused started held released
     workload TEXT NOT NULL,    -- Kind/namespace/name; here and below '' where it does not apply
     uid TEXT NOT NULL,         -- of the workload
     container TEXT NOT NULL,
@@ -111,6 +111,31 @@ CREATE TABLE rejected (        -- failed here and is not tried again
     text TEXT NOT NULL,
     PRIMARY KEY (uid, tag, digest)
 ) WITHOUT ROWID;
+)sql",
+                                                            R"sql(
+CREATE TABLE holds (           -- what was wanted of this keeld: of each tag the newest hold
+    tag TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    id TEXT NOT NULL,          -- of the action that set it
+    author TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,    -- 0: until it is lifted
+    forced INTEGER NOT NULL,   -- 1: without a check that the digest is complete
+    lifted INTEGER NOT NULL,   -- 0: in force
+    lifted_by TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE placed (          -- what this keeld put into each cache, or was about to
+    cache TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    owner TEXT NOT NULL,       -- as the cache calls it; '' before it has said so
+    verified INTEGER NOT NULL, -- last found complete through this cache
+    PRIMARY KEY (cache, tag)
+) WITHOUT ROWID;
+
+ALTER TABLE tags ADD COLUMN held_at INTEGER NOT NULL DEFAULT 0;  -- a hold was last seen to begin or to end
 )sql"};
 
 }  // namespace keel

@@ -173,7 +173,7 @@ class LedgerTest : public testing::Test {
 };
 
 TEST_F(LedgerTest, KindsHaveOneNameEach) {
-    for (int i = 0; i <= static_cast<int>(EntryKind::started); ++i) {
+    for (int i = 0; i <= static_cast<int>(EntryKind::released); ++i) {
         const auto kind = static_cast<EntryKind>(i);
         EXPECT_EQ(parse_entry_kind(to_string(kind)), kind);
     }
@@ -204,7 +204,8 @@ TEST_F(LedgerTest, D7_EverythingComesBackAsItWasWritten) {
         ASSERT_NE(ledger, nullptr);
         ledger->append(entry("The tag \"moved\"; it's ünusual.\n"));
         ledger->put(SightingRow{"t", "sha256:aa", at(1), at(2), "event cache-a", true, false});
-        ledger->put(TagRow{"t", "sha256:aa", "index", at(3), "sha256:bb", at(4), at(5), "cache-a"});
+        ledger->put(
+            TagRow{"t", "sha256:aa", "index", at(3), "sha256:bb", at(4), at(5), "cache-a", at(6)});
         ledger->put(CursorRow{"cache-a", "e1", 18446744073709551615U});
         ledger->put(ContentRow{"sha256:aa", "{}"});
         RolloutRow row = rollout("r1", "rolling", at(10));
@@ -262,6 +263,7 @@ TEST_F(LedgerTest, D7_EverythingComesBackAsItWasWritten) {
     EXPECT_EQ(tags[0].pending_since, at(4));
     EXPECT_EQ(tags[0].confirmed_at, at(5));
     EXPECT_EQ(tags[0].confirmed_by, "cache-a");
+    EXPECT_EQ(tags[0].held_at, at(6));
 
     const auto cursors = ledger->cursors();
     ASSERT_EQ(cursors.size(), 1U);
@@ -708,6 +710,70 @@ TEST_F(LedgerTest, E2_ANewerSchemaIsRefusedAndLeftAlone) {
     const std::string text = refusal(path_.string());
     EXPECT_NE(text.find("newer than this keeld (schema 99"), std::string::npos) << text;
     EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "99");
+}
+
+TEST_F(LedgerTest, D7_HoldsComeBackAsTheyWereWritten) {
+    const HoldRow hold{"t",   "sha256:aa", "id-1", "alice", "why \"so\"",
+                       at(1), at(2),       true,   at(3),   "bob"};
+    {
+        const auto ledger = open();
+        ASSERT_NE(ledger, nullptr);
+        HoldRow before = hold;
+        before.digest = "sha256:00";
+        ledger->put(before);
+        ledger->put(hold);
+        ledger->put(PlacedRow{"cache-a", "t", "sha256:aa", "keeld", at(4)});
+        ledger->put(PlacedRow{"cache-b", "t", "sha256:aa", "", at(5)});
+        ledger->put(PlacedRow{"cache-c", "t", "sha256:aa", "", at(5)});
+        ASSERT_TRUE(durable(*ledger));
+        ledger->erase_placed("cache-c", "t");
+        ASSERT_TRUE(durable(*ledger));
+    }
+    const auto ledger = open();
+    ASSERT_NE(ledger, nullptr);
+    const auto holds = ledger->holds();
+    ASSERT_EQ(holds.size(), 1U);
+    EXPECT_EQ(holds[0].tag + holds[0].digest + holds[0].id + holds[0].author,
+              "tsha256:aaid-1alice");
+    EXPECT_EQ(holds[0].reason + holds[0].lifted_by, "why \"so\"bob");
+    EXPECT_EQ(holds[0].since, at(1));
+    EXPECT_EQ(holds[0].until, at(2));
+    EXPECT_TRUE(holds[0].forced);
+    EXPECT_EQ(holds[0].lifted, at(3));
+    const auto placed = ledger->placed();
+    ASSERT_EQ(placed.size(), 2U);
+    EXPECT_EQ(placed[0].cache + placed[0].tag + placed[0].digest + placed[0].owner,
+              "cache-atsha256:aakeeld");
+    EXPECT_EQ(placed[0].verified, at(4));
+    // One that is still to be lifted somewhere outlives its age.
+    ledger->prune(at(100));
+    ASSERT_TRUE(durable(*ledger));
+    EXPECT_EQ(ledger->holds().size(), 1U);
+    ledger->erase_placed("cache-a", "t");
+    ledger->erase_placed("cache-b", "t");
+    ledger->prune(at(100));
+    ASSERT_TRUE(durable(*ledger));
+    EXPECT_TRUE(ledger->holds().empty());
+}
+
+TEST_F(LedgerTest, AnOlderLedgerIsBroughtUpToDate) {
+    {
+        const auto ledger = open();
+        ASSERT_NE(ledger, nullptr);
+        ledger->put(TagRow{"t", "sha256:aa", "index", at(3), "", {}, at(5), "cache-a", {}});
+        ASSERT_TRUE(durable(*ledger));
+    }
+    write(
+        "DROP TABLE holds; DROP TABLE placed; ALTER TABLE tags DROP COLUMN held_at; "
+        "UPDATE meta SET value = '1' WHERE key = 'schema'");
+    EXPECT_TRUE(Ledger::check(path_.string()));
+    const auto ledger = open();
+    ASSERT_NE(ledger, nullptr);
+    ASSERT_EQ(ledger->tags().size(), 1U);
+    EXPECT_EQ(ledger->tags()[0].current, "sha256:aa");
+    EXPECT_EQ(ledger->tags()[0].held_at, Time{});
+    EXPECT_TRUE(ledger->holds().empty());
+    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "2");
 }
 
 TEST_F(LedgerTest, E2_AnotherProgramsDatabaseIsRefusedAndLeftAlone) {

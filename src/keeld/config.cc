@@ -710,7 +710,7 @@ void Reader::read_cache(const Section& section) {
     text(section, "api", cache.api, [](std::string& url) -> std::string {
         return url.starts_with("unix:") ? unix_url_problem(url) : base_url_problem(url);
     });
-    secrets(section, "secret", cache.secret);
+    cache.secrets = secrets(section, "secret", cache.secret);
     if (const Place* place = section.get("lookup")) read_lookup(*place, cache);
     text(section, "namespace", cache.ns, namespace_problem);
     const auto same = [&](const CacheConfig& other) { return other.name == cache.name; };

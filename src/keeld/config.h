@@ -31,7 +31,8 @@ struct ListenConfig {
 struct CacheConfig {
     std::string name;
     std::string api;  // base URL of keel_api, "http://127.0.0.1:5000/keel", or "unix:/path:/keel"
-    std::string secret;  // file; for writing to keel_api later, optional
+    std::string secret;  // file; empty: keel_api is written to on a unix socket only, or not at all
+    std::optional<Secrets> secrets;  // what it holds; the first signs
     std::map<std::string, std::string>
         lookup;      // registry → base URL; key "*": one URL for all, asked with ?ns=
     std::string ns;  // namespace that the cache itself runs in: excluded

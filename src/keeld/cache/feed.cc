@@ -4,6 +4,7 @@
 #include <charconv>
 #include <utility>
 
+#include "keeld/cache/hold_api.h"
 #include "keeld/json.h"
 
 namespace keel {
@@ -18,20 +19,6 @@ std::uint64_t number_of(const json_t* object, const char* key) {
     std::uint64_t number = 0;
     std::from_chars(text.data(), text.data() + text.size(), number);
     return number;
-}
-
-// "unix:/path:/prefix" → socket and URL; anything else is a URL.
-HttpRequest request_to(const std::string& api, const std::string& rest) {
-    HttpRequest request;
-    if (!api.starts_with("unix:")) {
-        request.url = api + rest;
-        return request;
-    }
-    const std::size_t colon = api.find(':', 5);
-    request.unix_socket = api.substr(5, colon == std::string::npos ? colon : colon - 5);
-    request.url = "http://cache" +
-                  (colon == std::string::npos ? std::string() : api.substr(colon + 1)) + rest;
-    return request;
 }
 
 }  // namespace
@@ -61,7 +48,7 @@ Task<std::vector<Error>> CacheFeed::check() {
     std::vector<Error> errors;
     for (const auto& [name, cache] : caches_) {
         const std::string where = "caches: " + name + ": " + cache.config.api + "/status";
-        HttpRequest request = request_to(cache.config.api, "/status");
+        HttpRequest request = cache_request(cache.config.api, "/status");
         const Expected<HttpResponse> response = co_await http_.send(std::move(request));
         if (!response) {
             errors.push_back({"cache", where + ": " + response.error().text});
@@ -108,6 +95,14 @@ Task<Expected<void>> CacheFeed::receive(SignedMessage message) {
         }
         found->second.state.last_event = clock_.now();
         take(found->second, event.data, "event " + name);
+    }
+    for (const HoldEvent& event : batch->holds) {
+        const std::string name = event.source.substr(kSourcePrefix.size());
+        if (!caches_.contains(name)) {
+            ++metrics_.unknown_cache;
+        } else if (held_) {
+            held_(name, event);
+        }
     }
     ++metrics_.accepted;
     co_return co_await ledger_.durable();
@@ -158,7 +153,7 @@ Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoc
     if (since > 0) {
         query += "&epoch=" + epoch;
     }
-    HttpRequest request = request_to(cache->config.api, query);
+    HttpRequest request = cache_request(cache->config.api, query);
     co_return co_await http_.send(std::move(request));
 }
 

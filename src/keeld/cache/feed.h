@@ -41,6 +41,11 @@ class CacheFeed {
     CacheFeed(Loop& loop, HttpClient& http, const Config& config, const Clock& clock,
               Ledger& ledger, std::function<void(const CacheNews&)> news);
 
+    // `held` hears what a cache tells of a hold: a reason to look at its holds.
+    void on_hold(std::function<void(const std::string& cache, const HoldEvent&)> held) {
+        held_ = std::move(held);
+    }
+
     // Takes one POST of events; returns once its effects are durable. Errors: "unsigned",
     // "bad-signature", "clock-skew", "bad-json", "bad-event", "too-large", "ledger". Repeated and
     // reordered events are harmless.
@@ -106,6 +111,7 @@ class CacheFeed {
     const Clock& clock_;
     Ledger& ledger_;
     std::function<void(const CacheNews&)> news_;
+    std::function<void(const std::string&, const HoldEvent&)> held_;
     std::map<std::string, Cache> caches_;
     Metrics metrics_;
     bool stopped_ = false;

@@ -41,7 +41,9 @@ std::string without_trailing_slash(std::string url) {
     return url;
 }
 
-Error status_error(int status, const std::string& url, std::string_view retry_after) {
+}  // namespace
+
+Error registry_refusal(int status, const std::string& url, std::string_view retry_after) {
     const std::string text = url + " answered " + std::to_string(status);
     if (status == 404) {
         return {"not-found",
@@ -57,14 +59,26 @@ Error status_error(int status, const std::string& url, std::string_view retry_af
     return {"unavailable", text};
 }
 
-}  // namespace
-
 Registry::Registry(HttpClient& http, const Config& config, Ledger& ledger)
     : http_(http), config_(config), ledger_(ledger) {}
 
 bool Registry::has_second_source(const std::string& registry) const {
     const auto found = config_.registries.find(registry);
     return found != config_.registries.end() && !found->second.upstream.empty();
+}
+
+Expected<Registry::Path> Registry::path_through(const std::string& name,
+                                                const std::string& registry) const {
+    const auto cache = std::ranges::find(config_.caches, name, &CacheConfig::name);
+    if (cache != config_.caches.end()) {
+        auto found = cache->lookup.find(registry);
+        found = found != cache->lookup.end() ? found : cache->lookup.find("*");
+        if (found != cache->lookup.end()) {
+            return Path{without_trailing_slash(found->second), "?ns=" + url_encode(registry),
+                        "look-up " + name};
+        }
+    }
+    return fail("no-path", "caches[].lookup of " + name + " names no URL for " + registry);
 }
 
 Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
@@ -77,12 +91,8 @@ Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
             configured->second.through != cache.name) {
             continue;
         }
-        const std::string source = "look-up " + cache.name;
-        if (const auto own = cache.lookup.find(registry); own != cache.lookup.end()) {
-            return Path{without_trailing_slash(own->second), "?ns=" + url_encode(registry), source};
-        }
-        if (const auto any = cache.lookup.find("*"); any != cache.lookup.end()) {
-            return Path{without_trailing_slash(any->second), "?ns=" + url_encode(registry), source};
+        if (Expected<Path> path = path_through(cache.name, registry)) {
+            return path;
         }
     }
     return fail("no-path",
@@ -90,15 +100,26 @@ Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
                     ".direct is not set; add it to caches[].lookup or registries in keeld.yaml");
 }
 
-Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::string repository,
-                                           std::string reference) {
+std::string Registry::cache_of(const std::string& registry) const {
+    const Expected<Path> path = path_for(registry);
+    const std::string name = path ? path->source.substr(path->source.find(' ') + 1) : "";
+    const bool known =
+        std::ranges::find(config_.caches, name, &CacheConfig::name) != config_.caches.end();
+    return known ? name : "";
+}
+
+Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, std::string method,
+                                           std::string repository, std::string rest,
+                                           std::function<bool(std::string_view)> on_data,
+                                           Millis timeout) {
     HttpRequest request;
     request.method = std::move(method);
-    request.url = path.base + "/v2/" + repository + "/manifests/" + reference + path.suffix;
+    request.url = path.base + "/v2/" + repository + "/" + rest + path.suffix;
     request.headers.push_back(HttpHeader{"Accept", kAccept});
-    request.timeout = kTimeout;
+    request.timeout = timeout;
     request.max_body = kMaxManifest;
     request.follow_redirects = true;
+    request.on_data = std::move(on_data);
     HttpRequest again = request;
     Expected<HttpResponse> response = co_await http_.send(std::move(request));
     if (response && response->status == 401) {
@@ -111,6 +132,14 @@ Task<Expected<HttpResponse>> Registry::ask(Path path, std::string method, std::s
         }
     }
     co_return response;
+}
+
+Task<Expected<HttpResponse>> Registry::ask_manifest(Path path, std::string method,
+                                                    std::string repository, std::string reference) {
+    std::string rest = "manifests/" + reference;
+    std::function<bool(std::string_view)> whole;
+    co_return co_await ask(std::move(path), std::move(method), std::move(repository),
+                           std::move(rest), std::move(whole), kTimeout);
 }
 
 // The anonymous token flow of the distribution specification's authentication scheme.
@@ -140,24 +169,29 @@ Task<Expected<HttpResponse>> Registry::ask_with_token(HttpRequest request, Chall
     co_return co_await http_.send(std::move(request));
 }
 
-Task<Expected<Answer>> Registry::head(Path path, Tag tag) {
+Task<Expected<Answer>> Registry::head(Path path, Tag tag, std::string reference) {
     const std::string source = path.source;
+    const std::string base = path.base;
     const std::string where = path.base + " (" + tag.to_string() + ")";
     const std::string method = "HEAD";
     const Expected<HttpResponse> response =
-        co_await ask(std::move(path), method, tag.repository, tag.name);
+        co_await ask_manifest(std::move(path), method, tag.repository, reference);
     if (!response) {
         co_return tl::unexpected<Error>(response.error());
     }
     if (response->status != 200) {
         co_return tl::unexpected<Error>(
-            status_error(response->status, where, response->header("retry-after")));
+            registry_refusal(response->status, where, response->header("retry-after")));
     }
     if (!response->header("x-keel-hold").empty()) {
+        holding_[base].insert(tag.to_string());
         co_return fail(
             "held",
             where +
                 " answers from a hold; point caches[].lookup at a server block with keel_hold off");
+    }
+    if (const auto found = holding_.find(base); found != holding_.end() && reference == tag.name) {
+        found->second.erase(tag.to_string());
     }
     const auto digest = Digest::parse(response->header("docker-content-digest"));
     const ManifestKind kind = manifest_kind(response->header("content-type"));
@@ -174,9 +208,29 @@ Task<Expected<Answer>> Registry::look_up(Tag tag) {
         co_return tl::unexpected<Error>(path.error());
     }
     ++metrics_.lookups;
-    Expected<Answer> answer = co_await head(std::move(*path), std::move(tag));
+    std::string reference = tag.name;
+    Expected<Answer> answer = co_await head(std::move(*path), std::move(tag), std::move(reference));
     metrics_.failures += answer ? 0 : 1;
     co_return answer;
+}
+
+Task<Expected<Answer>> Registry::look_up_digest(Tag tag, Digest digest) {
+    Expected<Path> path = path_for(tag.registry);
+    if (!path) {
+        co_return tl::unexpected<Error>(path.error());
+    }
+    std::string reference = digest.to_string();
+    co_return co_await head(std::move(*path), std::move(tag), std::move(reference));
+}
+
+std::map<std::string, std::string> Registry::holding_lookups() const {
+    std::map<std::string, std::string> all;
+    for (const auto& [base, tags] : holding_) {
+        if (!tags.empty()) {
+            all[base] = *tags.begin();
+        }
+    }
+    return all;
 }
 
 Task<Expected<Answer>> Registry::ask_upstream(Tag tag) {
@@ -185,7 +239,8 @@ Task<Expected<Answer>> Registry::ask_upstream(Tag tag) {
     }
     ++metrics_.upstream;
     Path path{without_trailing_slash(config_.registries.at(tag.registry).upstream), "", "upstream"};
-    co_return co_await head(std::move(path), std::move(tag));
+    std::string reference = tag.name;
+    co_return co_await head(std::move(path), std::move(tag), std::move(reference));
 }
 
 const Content* Registry::known_content(const Digest& digest) {
@@ -229,14 +284,14 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
         ++metrics_.content;
         const std::string reference = digest.to_string();
         const Expected<HttpResponse> response =
-            co_await ask(*path, method, tag.repository, reference);
+            co_await ask_manifest(*path, method, tag.repository, reference);
         if (!response) {
             co_return tl::unexpected<Error>(response.error());
         }
         if (response->status != 200) {
             const std::string where =
                 path->base + " (" + tag.repository + "@" + digest.to_string() + ")";
-            co_return tl::unexpected<Error>(status_error(response->status, where, ""));
+            co_return tl::unexpected<Error>(registry_refusal(response->status, where, ""));
         }
         Expected<Content> read =
             Content::from_manifest(digest, response->header("content-type"), response->body);
@@ -252,7 +307,7 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
         ++metrics_.content;
         const std::string reference = entry.manifest.to_string();
         const Expected<HttpResponse> response =
-            co_await ask(*path, method, tag.repository, reference);
+            co_await ask_manifest(*path, method, tag.repository, reference);
         if (!response || response->status != 200) {
             continue;  // not every platform of an index is complete in every cache; it stays
                        // unknown

@@ -1,8 +1,12 @@
 // Questions to registries: through a cache as a pull would ask, or a second source directly.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <set>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/challenge.h"
 #include "core/digest.h"
@@ -17,10 +21,21 @@
 
 namespace keel {
 
+// What a refusal of a registry means. `where` names what was asked.
+[[nodiscard]] Error registry_refusal(int status, const std::string& where,
+                                     std::string_view retry_after);
+
 // One fresh, comparable answer about a tag.
 struct Answer {
     Digest digest;
     ManifestKind kind = ManifestKind::unknown;
+    std::string source;  // "look-up cache-a", "look-up direct", "upstream"
+};
+
+// How one registry is asked.
+struct RegistryPath {
+    std::string base;    // "http://host:port"
+    std::string suffix;  // "?ns=docker.io" or empty
     std::string source;  // "look-up cache-a", "look-up direct", "upstream"
 };
 
@@ -41,6 +56,10 @@ class Registry {
     // and HttpClient's. None of them says anything about the tag (D8).
     [[nodiscard]] Task<Expected<Answer>> look_up(Tag tag);
 
+    // Whether a pull of this very digest gets a manifest, by HEAD through the path of look_up().
+    // Errors as there.
+    [[nodiscard]] Task<Expected<Answer>> look_up_digest(Tag tag, Digest digest);
+
     // The second source: registries.*.upstream, asked anonymously, token challenge answered.
     // "no-second-source" if none.
     [[nodiscard]] Task<Expected<Answer>> ask_upstream(Tag tag);
@@ -55,18 +74,32 @@ class Registry {
     [[nodiscard]] bool has_second_source(const std::string& registry) const;
     [[nodiscard]] const RegistryMetrics& metrics() const { return metrics_; }
 
+    // The path through one cache. Errors: "no-path".
+    [[nodiscard]] Expected<RegistryPath> path_through(const std::string& cache,
+                                                      const std::string& registry) const;
+    // The cache that look_up() goes through for this registry; empty: none.
+    [[nodiscard]] std::string cache_of(const std::string& registry) const;
+    // One request for `rest` ("manifests/sha256:…", "blobs/…") of a repository, an anonymous token
+    // got where it is asked for. `on_data`: see HttpRequest; such a body may take `timeout`.
+    // Errors: HttpClient's; "denied".
+    [[nodiscard]] Task<Expected<HttpResponse>> ask(RegistryPath path, std::string method,
+                                                   std::string repository, std::string rest,
+                                                   std::function<bool(std::string_view)> on_data,
+                                                   Millis timeout);
+
+    // Look-up addresses that answered from a hold, and a tag that they did it with: nothing that
+    // they say is used, and somebody has to mend the configuration.
+    [[nodiscard]] std::map<std::string, std::string> holding_lookups() const;
+
   private:
-    struct Path {
-        std::string base;    // "http://host:port"
-        std::string suffix;  // "?ns=docker.io" or empty
-        std::string source;
-    };
+    using Path = RegistryPath;
     [[nodiscard]] Expected<Path> path_for(const std::string& registry) const;
-    [[nodiscard]] Task<Expected<HttpResponse>> ask(Path path, std::string method,
-                                                   std::string repository, std::string reference);
+    [[nodiscard]] Task<Expected<HttpResponse>> ask_manifest(Path path, std::string method,
+                                                            std::string repository,
+                                                            std::string reference);
     [[nodiscard]] Task<Expected<HttpResponse>> ask_with_token(HttpRequest request,
                                                               Challenge challenge);
-    [[nodiscard]] Task<Expected<Answer>> head(Path path, Tag tag);
+    [[nodiscard]] Task<Expected<Answer>> head(Path path, Tag tag, std::string reference);
     void remember(const Content& content);
 
     HttpClient& http_;
@@ -74,6 +107,7 @@ class Registry {
     Ledger& ledger_;
     std::map<Digest, Content> contents_;
     RegistryMetrics metrics_;
+    std::map<std::string, std::set<std::string>> holding_;  // base → tags
 };
 
 }  // namespace keel

@@ -228,6 +228,22 @@ TEST_F(FeedTest, AnUnknownCacheIsCountedAndTheRestTaken) {
     EXPECT_EQ(feed->metrics().unknown_cache, 1U);
 }
 
+TEST_F(FeedTest, TellsOfHolds) {
+    std::vector<std::string> told;
+    feed->on_hold([&told](const std::string& cache, const HoldEvent& event) {
+        told.push_back(cache + " " + std::string(to_string(event.news)) + " " + event.tag.name);
+    });
+    const auto event = [](const char* source) {
+        return HoldEvent{"h", source, at(0), test::tag(), digest('a'), HoldNews::expiring, 3};
+    };
+    const std::string body = encode_hold_batch({event("/caches/cache-b"), event("/caches/other")});
+    EXPECT_TRUE(receive(message(body)));
+    EXPECT_EQ(told, std::vector<std::string>{"cache-b expiring 1.27"});
+    EXPECT_EQ(feed->metrics().unknown_cache, 1U);
+    EXPECT_FALSE(receive(message(body, 0, 'B')));
+    EXPECT_EQ(told.size(), 1U);
+}
+
 TEST_F(FeedTest, ReadsTheWholeTableInPages) {
     script = [](const std::string& line, const std::string&) {
         return line.find("since=2") == std::string::npos

@@ -354,5 +354,40 @@ TEST_F(RegistryTest, ContentThatIsNotToBeHadIsAnErrorAndNotKept) {
     EXPECT_EQ(registry.known_content(digest('e')), nullptr);
 }
 
+// What a look-up path says from a hold would be taken for what the tag answers: it is a mistake in
+// the configuration, told until the same question is answered without one.
+TEST_F(RegistryTest, D8_ALookUpThatIsAnsweredFromAHoldIsTold) {
+    through_cache();
+    bool held = true;
+    script = [&](const std::string&, const std::string&) {
+        Reply reply = manifest(kIndexType, 'a');
+        reply.headers += held ? "X-Keel-Hold: " + digest('a').to_string() + "\r\n" : "";
+        return reply;
+    };
+    const auto answer = look_up();
+    ASSERT_FALSE(answer);
+    EXPECT_EQ(answer.error().code, "held");
+    EXPECT_NE(answer.error().text.find("keel_hold off"), std::string::npos);
+    ASSERT_EQ(registry.holding_lookups().size(), 1U);
+    EXPECT_EQ(registry.holding_lookups().begin()->first, peer.url());
+    EXPECT_EQ(registry.holding_lookups().begin()->second, tag().to_string());
+    held = false;
+    EXPECT_TRUE(look_up(tag("another")));  // which nobody holds
+    EXPECT_TRUE(test::await(loop, registry.look_up_digest(tag(), digest('a'))));
+    EXPECT_EQ(registry.holding_lookups().size(), 1U);
+    EXPECT_TRUE(look_up());
+    EXPECT_TRUE(registry.holding_lookups().empty());
+}
+
+TEST_F(RegistryTest, NamesTheCacheThatItAsks) {
+    EXPECT_EQ(registry.cache_of("docker.io"), "");
+    through_cache();
+    EXPECT_EQ(registry.cache_of("docker.io"), "cache-a");
+    EXPECT_TRUE(registry.path_through("cache-a", "docker.io"));
+    EXPECT_FALSE(registry.path_through("cache-b", "docker.io"));
+    config.registries["docker.io"].direct = "https://docker.io";
+    EXPECT_EQ(registry.cache_of("docker.io"), "");
+}
+
 }  // namespace
 }  // namespace keel

@@ -1,0 +1,246 @@
+#include "keeld/registry/completeness.h"
+
+#include <openssl/evp.h>
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "keeld/json.h"
+#include "keeld/signal.h"
+#include "keeld/spawn.h"
+
+namespace keel {
+namespace {
+
+constexpr int kConcurrent = 4;
+constexpr auto kTime = std::chrono::minutes(5);
+constexpr std::int64_t kAnySize = -1;
+// A registry proxy that is asked for the same by several at once may fail some of them.
+constexpr int kTries = 3;
+constexpr auto kPause = std::chrono::milliseconds(500);
+
+struct Part {
+    Digest digest;
+    std::int64_t size = kAnySize;  // as its manifest says
+};
+
+// One check under way, shared by the coroutines that fetch its blobs.
+struct Check {
+    Check(Loop& the_loop, Registry& the_registry) : loop(the_loop), registry(the_registry) {}
+
+    Loop& loop;
+    Registry& registry;
+    RegistryPath path;
+    Tag tag;
+    Steady::time_point deadline = Steady::now() + kTime;
+    Complete found;
+    std::set<Digest> known;
+    std::deque<Part> manifests;
+    std::deque<Part> blobs;
+    std::optional<Error> error;  // the first
+    int running = 0;
+    Signal ended{loop};  // one of them
+
+    [[nodiscard]] Millis left() const {
+        const auto rest = std::chrono::duration_cast<Millis>(deadline - Steady::now());
+        return std::max(rest, Millis{1});
+    }
+    void complain(Error what) {
+        if (!error) {
+            error = std::move(what);
+        }
+    }
+};
+
+// What a status other than 200 means here: that a part is missing, or that nobody could be asked.
+Error refusal(int status, const std::string& where) {
+    const Error why = registry_refusal(status, where, "");
+    const bool asked = why.code == "not-found" || why.code == "denied";
+    return Error{asked ? "incomplete" : "unavailable", why.text};
+}
+
+std::string name_of(const Check& check, const Part& part) {
+    return check.tag.registry + "/" + check.tag.repository + "@" + part.digest.to_string();
+}
+
+Digest digest_of(Digest::Algorithm algorithm, std::string_view body) {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
+    unsigned size = 0;
+    EVP_Digest(body.data(), body.size(), bytes.data(), &size,
+               algorithm == Digest::Algorithm::sha512 ? EVP_sha512() : EVP_sha256(), nullptr);
+    return Digest::from_bytes(algorithm, {bytes.data(), size});
+}
+
+std::optional<Part> part_of(const json_t* descriptor) {
+    const std::optional<Digest> digest = Digest::parse(text_of(descriptor, "digest"));
+    const json_t* size = json_object_get(descriptor, "size");
+    if (!digest) {
+        return std::nullopt;
+    }
+    return Part{*digest, json_is_integer(size) ? json_integer_value(size) : kAnySize};
+}
+
+bool is_attestation(const json_t* descriptor) {
+    const json_t* platform = json_object_get(descriptor, "platform");
+    return text_of(platform, "os") == "unknown" || text_of(platform, "architecture") == "unknown";
+}
+
+void add(Check& check, std::deque<Part>& to, const json_t* descriptor, const std::string& where) {
+    const std::optional<Part> part = part_of(descriptor);
+    if (!part) {
+        check.complain(Error{"incomplete", where + " names a part without a digest"});
+    } else if (check.known.insert(part->digest).second) {
+        to.push_back(*part);
+    }
+}
+
+// What a manifest is made of, noted as still to be fetched.
+void add_parts(Check& check, ManifestKind kind, std::string_view body, const std::string& where) {
+    const Json root = parse_json(body);
+    std::size_t at = 0;
+    json_t* item = nullptr;
+    if (kind == ManifestKind::index) {
+        json_array_foreach(json_object_get(root.get(), "manifests"), at, item) {
+            if (!is_attestation(item)) {
+                add(check, check.manifests, item, where);
+            }
+        }
+        return;
+    }
+    add(check, check.blobs, json_object_get(root.get(), "config"), where);
+    json_array_foreach(json_object_get(root.get(), "layers"), at, item) {
+        if (json_array_size(json_object_get(item, "urls")) == 0) {
+            add(check, check.blobs, item, where);
+        }
+    }
+}
+
+// GET of one part, tried again where nobody could be asked. Not with a status but 200.
+Task<Expected<HttpResponse>> fetch(std::shared_ptr<Check> check, std::string rest,
+                                   std::function<bool(std::string_view)> on_data,
+                                   std::string where) {
+    Error last;
+    for (int tried = 0; tried < kTries; ++tried) {
+        if (tried > 0) {
+            co_await pause_for(check->loop, kPause * tried);
+        }
+        RegistryPath path = check->path;
+        std::string method = "GET";
+        std::string repository = check->tag.repository;
+        std::string what = rest;
+        std::function<bool(std::string_view)> take = on_data;
+        const Millis left = check->left();
+        Expected<HttpResponse> response =
+            co_await check->registry.ask(std::move(path), std::move(method), std::move(repository),
+                                         std::move(what), std::move(take), left);
+        if (!response) {
+            last = Error{response.error().code, where + ": " + response.error().text};
+            break;  // the cache itself is away; what was cut off shows in its size
+        }
+        if (response->status == 200) {
+            co_return response;
+        }
+        last = refusal(response->status, where);
+        if (last.code != "unavailable") {
+            break;
+        }
+    }
+    co_return tl::unexpected<Error>(last);
+}
+
+Task<void> fetch_manifest(std::shared_ptr<Check> check, Part part) {
+    std::string where = "the manifest " + name_of(*check, part);
+    std::string name = where;
+    std::string rest = "manifests/" + part.digest.to_string();
+    std::function<bool(std::string_view)> whole;
+    const Expected<HttpResponse> response =
+        co_await fetch(check, std::move(rest), std::move(whole), std::move(name));
+    if (!response) {
+        check->complain(response.error());
+        co_return;
+    }
+    if (digest_of(part.digest.algorithm(), response->body) != part.digest) {
+        check->complain(Error{"incomplete", where + " came with another content"});
+        co_return;
+    }
+    const ManifestKind kind = manifest_kind(response->header("content-type"));
+    if (kind != ManifestKind::index && kind != ManifestKind::image) {
+        check->complain(Error{"incomplete", where + " has the type " +
+                                                std::string(response->header("content-type"))});
+        co_return;
+    }
+    if (++check->found.manifests == 1) {
+        check->found.kind = kind;
+    }
+    add_parts(*check, kind, response->body, where);
+}
+
+Task<void> fetch_blob(std::shared_ptr<Check> check, Part part) {
+    std::string where = "the blob " + name_of(*check, part);
+    std::string name = where;
+    std::string rest = "blobs/" + part.digest.to_string();
+    const auto bytes = std::make_shared<std::int64_t>(0);
+    std::function<bool(std::string_view)> drop = [bytes](std::string_view piece) {
+        *bytes += static_cast<std::int64_t>(piece.size());
+        return true;
+    };
+    const Expected<HttpResponse> response =
+        co_await fetch(check, std::move(rest), std::move(drop), std::move(name));
+    if (!response) {
+        check->complain(response.error());
+    } else if (part.size != kAnySize && *bytes != part.size) {
+        check->complain(Error{"incomplete", where + " came with " + std::to_string(*bytes) +
+                                                " bytes of " + std::to_string(part.size)});
+    } else {
+        ++check->found.blobs;
+    }
+}
+
+// Takes one blob after the other until none is left.
+Task<void> fetch_blobs(std::shared_ptr<Check> check) {
+    while (!check->blobs.empty() && !check->error) {
+        const Part part = check->blobs.front();
+        check->blobs.pop_front();
+        co_await fetch_blob(check, part);
+    }
+    --check->running;
+    check->ended.notify();
+}
+
+}  // namespace
+
+Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry, std::string cache, Tag tag,
+                                        Digest digest) {
+    Expected<RegistryPath> path = registry.path_through(cache, tag.registry);
+    if (!path) {
+        co_return tl::unexpected<Error>(path.error());
+    }
+    const auto check = std::make_shared<Check>(loop, registry);
+    check->path = std::move(*path);
+    check->tag = std::move(tag);
+    check->known.insert(digest);
+    check->manifests.push_back(Part{digest, kAnySize});
+    while (!check->manifests.empty() && !check->error) {
+        const Part part = check->manifests.front();
+        check->manifests.pop_front();
+        co_await fetch_manifest(check, part);
+    }
+    check->running = check->error ? 0 : kConcurrent;
+    for (int i = 0; i < check->running; ++i) {
+        keel::spawn(loop, fetch_blobs(check));
+    }
+    while (check->running > 0) {
+        co_await check->ended.wait_until(Steady::time_point::max());
+    }
+    if (check->error) {
+        co_return tl::unexpected<Error>(*check->error);
+    }
+    co_return check->found;
+}
+
+}  // namespace keel

@@ -50,6 +50,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "restart-cannot-pull";
         case Reason::target_not_pullable:
             return "target-not-pullable";
+        case Reason::held_at_cache:
+            return "held-at-cache";
         case Reason::on_delete:
             return "on-delete";
         case Reason::partitioned:
@@ -72,6 +74,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "fixed-tag";
         case Reason::same_content:
             return "same-content";
+        case Reason::held:
+            return "held";
         case Reason::at_next_run:
             return "at-next-run";
         case Reason::not_enrolled:

@@ -33,6 +33,8 @@ enum class Reason : std::uint8_t {
                       // written twice
     restart_cannot_pull,
     target_not_pullable,
+    held_at_cache,  // some caches hold the tag and others do not: what a pull gets depends on its
+                    // way
     on_delete,
     partitioned,
     deployment_paused,
@@ -45,6 +47,7 @@ enum class Reason : std::uint8_t {
     beyond_policy,
     fixed_tag,
     same_content,  // the digest moved, and what a node would run is the same
+    held,          // the tag is held at what runs, whatever is newer
     at_next_run,   // a CronJob whose pods always pull: nothing to restart
     // ignore
     not_enrolled,

@@ -105,6 +105,15 @@ void Daemon::make_components() {
     feed_ =
         std::make_unique<CacheFeed>(loop_, *http_, config_, clock_, *ledger_,
                                     [this](const CacheNews& news) { observations_->take(news); });
+    holds_ = std::make_unique<Holds>(
+        Holds::Parts{loop_, config_, clock_, *http_, *ledger_, *registry_, *tags_,
+                     [this](Tag tag) { return observations_->look_up(std::move(tag)); },
+                     [this](const Tag& tag) {
+                         if (planner_) {
+                             planner_->reconsider(tag);
+                         }
+                     }});
+    feed_->on_hold([this](const std::string& cache, const HoldEvent&) { holds_->look(cache); });
 }
 
 void Daemon::make_cluster_components(ClusterAccess access) {
@@ -125,9 +134,25 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     rollouts_ = std::make_unique<Rollouts>(Rollouts::Parts{
         loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
         *lease_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
-        [this](Tag tag) { return observations_->look_up(std::move(tag)); },
+        [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
         [this](const WorkloadKey& key) { planner_->reconsider(key); }});
     rollouts_pointer_ = rollouts_.get();
+}
+
+// For the gate that counts. Look-ups go round holds, so where the tag is held it is the held digest
+// that must be there; what it answers upstream does not matter then.
+Task<Expected<Answer>> Daemon::what_a_pull_gets(Tag tag) {
+    Tag asked = tag;
+    const Expected<void> holds = co_await holds_->read_now(std::move(asked));
+    if (!holds) {
+        co_return tl::unexpected<Error>(holds.error());
+    }
+    const TagInfo* info = tags_->find(tag);
+    if (info != nullptr && info->held) {
+        const Digest digest = info->held->digest;
+        co_return co_await registry_->look_up_digest(std::move(tag), digest);
+    }
+    co_return co_await observations_->look_up(std::move(tag));
 }
 
 // E2: fails loudly at start, naming every missing permission at once.
@@ -207,10 +232,12 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
     views_ = std::make_unique<Views>(Views::Parts{
-        config_, clock_, *ledger_, *tags_, *registry_, *feed_, *catalogue_, planner_.get(),
+        config_, clock_, *ledger_, *tags_, *registry_, *feed_, *holds_, *catalogue_, planner_.get(),
         rollouts_.get(), lease_.get(), [this] { return cluster_problems_; },
         [this] { return ready_; }, [this] { return ledger_lost_; }});
-    router_ = std::make_unique<Router>(config_, *views_, *feed_, [this] { return ready_; });
+    actions_ = std::make_unique<Actions>(*holds_, clock_);
+    router_ =
+        std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });
     if (check_only || !errors.empty()) {
         co_return errors;
     }
@@ -240,6 +267,7 @@ void Daemon::run_background() {
     keel::spawn(loop_, run_upkeep());
     for (const CacheConfig& cache : config_.caches) {
         keel::spawn(loop_, feed_->run(cache.name));
+        keel::spawn(loop_, holds_->run(cache.name));
     }
     if (!config_.kubernetes) {
         ready_ = true;
@@ -411,6 +439,7 @@ Task<void> Daemon::stop() {
     stopping_ = true;
     co_await server_->shutdown(kStopGrace);
     feed_->stop();
+    holds_->stop();
     if (config_.kubernetes) {
         schedule_->stop();
         planner_->stop();

@@ -6,11 +6,13 @@
 #include <vector>
 
 #include "core/expected.h"
+#include "keeld/api/actions.h"
 #include "keeld/api/router.h"
 #include "keeld/api/server.h"
 #include "keeld/api/views.h"
 #include "keeld/cache/feed.h"
 #include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/holds.h"
 #include "keeld/catalogue/observations.h"
 #include "keeld/catalogue/pods.h"
 #include "keeld/catalogue/tags.h"
@@ -57,6 +59,7 @@ class Daemon {
     void follow(const std::string& path, const std::string& query, ReflectorHandlers handlers);
     void collection_listed();
     void lease_changed();
+    [[nodiscard]] Task<Expected<Answer>> what_a_pull_gets(Tag tag);
     Task<void> run_upkeep();
 
     Loop& loop_;
@@ -70,6 +73,7 @@ class Daemon {
     std::unique_ptr<Registry> registry_;
     std::unique_ptr<Catalogue> catalogue_;
     std::unique_ptr<Observations> observations_;
+    std::unique_ptr<Holds> holds_;
     std::unique_ptr<PodReader> pods_;
     std::unique_ptr<Schedule> schedule_;
     std::unique_ptr<Planner> planner_;
@@ -77,6 +81,7 @@ class Daemon {
     Rollouts* rollouts_pointer_ = nullptr;
     std::unique_ptr<CacheFeed> feed_;
     std::unique_ptr<Views> views_;
+    std::unique_ptr<Actions> actions_;
     std::unique_ptr<Router> router_;
     std::unique_ptr<Server> server_;
     std::vector<std::unique_ptr<Reflector>> reflectors_;

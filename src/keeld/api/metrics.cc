@@ -116,6 +116,14 @@ ApiResponse Views::metrics() {
     out.counter("keeld_upstream_lookups_total", "Questions to second sources.", registry.upstream);
     out.counter("keeld_content_requests_total", "Manifests fetched to learn what a digest holds.",
                 registry.content);
+    std::size_t own = 0;
+    const std::vector<Holds::View> holds = parts_.holds.all();
+    for (const Holds::View& view : holds) {
+        own += view.own ? 1 : 0;
+    }
+    const char* const help = "Holds, of this keeld and of others.";
+    out.gauge("keeld_holds", help, static_cast<double>(own), {{"owner", "this"}});
+    out.gauge("keeld_holds", help, static_cast<double>(holds.size() - own), {{"owner", "other"}});
     if (parts_.rollouts != nullptr) {
         add_rollouts(out, parts_.rollouts->metrics());
         out.gauge("keeld_rollouts_active", "Rollouts that wait or are under way.",

@@ -20,8 +20,9 @@ int status_of(const std::string& code) {
 
 }  // namespace
 
-Router::Router(const Config& config, Views& views, CacheFeed& feed, std::function<bool()> ready)
-    : config_(config), views_(views), feed_(feed), ready_(std::move(ready)) {}
+Router::Router(const Config& config, Views& views, Actions& actions, CacheFeed& feed,
+               std::function<bool()> ready)
+    : config_(config), views_(views), actions_(actions), feed_(feed), ready_(std::move(ready)) {}
 
 bool Router::serves(const ApiRequest& request, const std::string& what) const {
     const auto address = std::ranges::find(addresses_, request.serve);
@@ -53,6 +54,12 @@ Task<ApiResponse> Router::handle(ApiRequest request) {
         }
         co_return co_await events(std::move(request));
     }
+    if (request.path == "/v1/actions" && serves(request, "api")) {
+        if (request.method != "POST") {
+            co_return api_error(405, "method", "POST actions here");
+        }
+        co_return co_await actions_.handle(std::move(request));
+    }
     if (request.method != "GET" && request.method != "HEAD") {
         co_return api_error(405, "method",
                             request.method + " is not supported for " + request.path);
@@ -78,6 +85,9 @@ ApiResponse Router::read(const ApiRequest& request) {
     }
     if (request.path == "/v1/tags") {
         return views_.tags(request);
+    }
+    if (request.path == "/v1/holds") {
+        return views_.holds(request);
     }
     if (request.path == "/v1/rollouts") {
         return views_.rollouts(request);

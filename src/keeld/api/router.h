@@ -1,6 +1,7 @@
 // Which path of the HTTP API is answered by whom, and what a listener serves.
 #pragma once
 
+#include "keeld/api/actions.h"
 #include "keeld/api/server.h"
 #include "keeld/api/views.h"
 #include "keeld/cache/feed.h"
@@ -11,7 +12,8 @@ namespace keel {
 
 class Router {
   public:
-    Router(const Config& config, Views& views, CacheFeed& feed, std::function<bool()> ready);
+    Router(const Config& config, Views& views, Actions& actions, CacheFeed& feed,
+           std::function<bool()> ready);
 
     // The addresses that were bound, in the order of `listen` in the configuration: what a
     // request's listener may serve.
@@ -28,6 +30,7 @@ class Router {
 
     const Config& config_;
     Views& views_;
+    Actions& actions_;
     CacheFeed& feed_;
     std::function<bool()> ready_;
     std::vector<std::string> addresses_;

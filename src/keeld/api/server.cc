@@ -259,6 +259,16 @@ struct Listener {
     }
 };
 
+// Who is at the other end of a unix socket.
+std::optional<unsigned> peer_of(Socket& socket) {
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+        return std::nullopt;
+    }
+    return peer.uid;
+}
+
 struct Connection {
     Connection(Socket socket, bool is_local, std::string listener)
         : stream(std::move(socket)), local(is_local), serve(std::move(listener)) {}
@@ -531,6 +541,7 @@ Task<ApiResponse> Server::State::answer(std::shared_ptr<Connection> connection, 
     if (request.method == "HEAD") request.method = "GET";
     request.body = std::move(parser.get().body());
     request.local_socket = connection->local;
+    if (connection->local) request.peer_uid = peer_of(connection->stream.socket());
     request.serve = connection->serve;
     ApiResponse response = co_await call(std::move(request));
     co_return response;

@@ -24,8 +24,9 @@ struct ApiRequest {
         query;  // percent-decoded (a plus stays one), in order
     std::vector<std::pair<std::string, std::string>> headers;  // names in lower case
     std::string body;
-    bool local_socket = false;  // arrived on a unix socket
-    std::string serve;          // the listener's address, as Server::addresses() has it
+    bool local_socket = false;         // arrived on a unix socket
+    std::optional<unsigned> peer_uid;  // of the process at its other end, as the kernel says
+    std::string serve;                 // the listener's address, as Server::addresses() has it
 
     [[nodiscard]] std::string_view header(std::string_view lower_case_name) const;
     [[nodiscard]] std::optional<std::string> parameter(std::string_view name) const;

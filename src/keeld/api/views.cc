@@ -108,6 +108,64 @@ json_t* running_array(const CatalogueEntry& entry, const Container& container) {
     return list;
 }
 
+// A hold as the caches have it; null where there is none.
+json_t* held_object(const TagInfo* info) {
+    if (info == nullptr || !info->held) {
+        return json_null();
+    }
+    const Held& held = *info->held;
+    json_t* object = json_object();
+    set(object, "digest", held.digest.to_string());
+    set(object, "author", held.author);
+    set(object, "reason", held.reason);
+    json_object_set_new(object, "since", time_or_null(held.since));
+    json_object_set_new(object, "until", time_or_null(held.until));
+    json_object_set_new(object, "everywhere", json_boolean(held.everywhere));
+    set(object, "caches", held.caches);
+    return object;
+}
+
+json_t* hold_at_cache(const Holds::AtCache& there) {
+    json_t* item = json_object();
+    set(item, "cache", there.cache);
+    set(item, "state", there.state);
+    set(item, "text", there.text);
+    const std::optional<CacheHold>& listed = there.listed;
+    set_or_null(item, "digest", listed ? listed->digest.to_string() : "");
+    set_or_null(item, "author", listed ? listed->author : "");
+    json_object_set_new(
+        item, "verified",
+        time_or_null(listed && there.state == "foreign" ? listed->verified : there.verified));
+    for (const auto& [key, value] : {std::pair{"answers", listed ? listed->answers : 0},
+                                     std::pair{"unfetchable", listed ? listed->unfetchable : 0},
+                                     std::pair{"ineffective", listed ? listed->ineffective : 0}}) {
+        set(item, key, std::to_string(value));
+    }
+    return item;
+}
+
+json_t* hold_object(const Holds::View& view, const TagInfo* info) {
+    const HoldRow& row = view.hold;
+    json_t* object = json_object();
+    set(object, "tag", row.tag);
+    set(object, "digest", row.digest);
+    set(object, "author", row.author);
+    set_or_null(object, "owner", view.owner);
+    json_object_set_new(object, "own", json_boolean(view.own));
+    set(object, "reason", row.reason);
+    json_object_set_new(object, "since", time_or_null(row.since));
+    json_object_set_new(object, "until", time_or_null(row.until));
+    json_object_set_new(object, "forced", json_boolean(row.forced));
+    json_object_set_new(object, "lifted", time_or_null(row.lifted));
+    set_or_null(object, "newest", info != nullptr ? info->current.to_string() : "");
+    json_t* caches = json_array();
+    for (const Holds::AtCache& there : view.caches) {
+        json_array_append_new(caches, hold_at_cache(there));
+    }
+    json_object_set_new(object, "caches", caches);
+    return object;
+}
+
 // What releases a block.
 std::string release_of(Reason reason) {
     switch (reason) {
@@ -135,6 +193,8 @@ std::string release_of(Reason reason) {
         case Reason::target_not_pullable:
         case Reason::no_answer:
             return "the cache answering; it is asked again";
+        case Reason::held_at_cache:
+            return "every cache holding the tag, or none: keelctl holds";
         case Reason::on_delete:
             return "another update strategy, or deleting the pods by hand";
         case Reason::partitioned:
@@ -165,6 +225,9 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
         case Verdict::roll:
             return "it is restarted next";
         case Verdict::current:
+            if (verdict.reason == Reason::held) {
+                return "nothing until the hold ends: keelctl release lifts it";
+            }
             return "nothing; the tag is looked at again on its schedule";
         case Verdict::ignore:
             return "nothing";
@@ -181,7 +244,8 @@ Views::Views(Parts parts) : parts_(std::move(parts)) {}
 void Views::add_problem(std::vector<Problem>& now, std::string code, std::string text,
                         std::string next) {
     const auto before = std::ranges::find_if(problems_, [&](const Problem& one) {
-        return one.code == code && (one.text == text || code != "tag-unanswered");
+        const bool each = code == "tag-unanswered" || code.starts_with("hold-");
+        return one.code == code && (one.text == text || !each);
     });
     const Time since = before != problems_.end() ? before->since : parts_.clock.now();
     now.push_back(Problem{std::move(code), std::move(text), since, std::move(next)});
@@ -221,6 +285,16 @@ const std::vector<Problem>& Views::problems() {
                         "read again with back-off; look-ups and other caches go on");
         }
     }
+    for (const auto& [base, tag] : parts_.registry.holding_lookups()) {
+        add_problem(now, "lookup-held",
+                    base + " answers " + tag +
+                        " from a hold: caches[].lookup names a server that "
+                        "nodes pull from, and what it says is not used",
+                    "name a server block of its own there, with keel_hold off");
+    }
+    for (Holds::Trouble& trouble : parts_.holds.problems()) {
+        add_problem(now, std::move(trouble.code), std::move(trouble.text), std::move(trouble.next));
+    }
     for (const auto& [tag, info] : parts_.tags.all()) {
         if (!info.failure.empty() && parts_.planner != nullptr && parts_.planner->in_use(tag)) {
             add_problem(now, "tag-unanswered", tag.to_string() + ": " + info.failure,
@@ -256,6 +330,26 @@ ApiResponse Views::status() {
         json_array_append_new(caches, cache);
     }
     json_object_set_new(root.get(), "caches", caches);
+    json_t* holds = json_array();
+    for (const Holds::View& view : parts_.holds.all()) {
+        json_t* hold = json_object();
+        set(hold, "tag", view.hold.tag);
+        set(hold, "digest", view.hold.digest);
+        set(hold, "author", view.hold.author);
+        set(hold, "reason", view.hold.reason);
+        json_object_set_new(hold, "until", time_or_null(view.hold.until));
+        const Expected<Tag> tag = Tag::parse(view.hold.tag);
+        const TagInfo* info = tag ? parts_.tags.find(*tag) : nullptr;
+        set_or_null(hold, "newest", info != nullptr ? info->current.to_string() : "");
+        std::string caches;
+        for (const Holds::AtCache& there : view.caches) {
+            caches += (caches.empty() ? "" : ", ") + there.cache +
+                      (there.state == "held" ? "" : " (" + there.state + ")");
+        }
+        set(hold, "caches", caches);
+        json_array_append_new(holds, hold);
+    }
+    json_object_set_new(root.get(), "holds", holds);
     json_t* registries = json_object();
     for (const auto& [name, registry] : parts_.config.registries) {
         json_t* item = json_object();
@@ -393,6 +487,7 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
         json_object_set_new(newest, "seen", time_or_null(info->since));
     }
     json_object_set_new(object.get(), "newest", newest);
+    json_object_set_new(object.get(), "hold", held_object(info));
     json_t* settings = json_object();
     json_object_set_new(settings, "policy", setting_object(standing.policy));
     json_object_set_new(object.get(), "settings", settings);
@@ -493,6 +588,7 @@ ApiResponse Views::tags(const ApiRequest& request) {
             json_array_append_new(history, line);
         }
         json_object_set_new(item, "history", history);
+        json_object_set_new(item, "hold", held_object(&info));
         json_t* workloads = json_array();
         for (const WorkloadKey& key : parts_.catalogue.consumers(info.tag)) {
             json_array_append_new(workloads, json_text(key.to_string()));
@@ -501,6 +597,20 @@ ApiResponse Views::tags(const ApiRequest& request) {
         json_array_append_new(items, item);
     }
     return answer(page(items, next));
+}
+
+ApiResponse Views::holds(const ApiRequest& request) {
+    const std::vector<Holds::View> all = parts_.holds.all();
+    const std::string after = request.parameter("after").value_or("");
+    std::size_t at = 0;
+    std::from_chars(after.data(), after.data() + after.size(), at);
+    const std::size_t end = std::min(all.size(), at + static_cast<std::size_t>(limit_of(request)));
+    json_t* items = json_array();
+    for (; at < end; ++at) {
+        const Expected<Tag> tag = Tag::parse(all[at].hold.tag);
+        json_array_append_new(items, hold_object(all[at], tag ? parts_.tags.find(*tag) : nullptr));
+    }
+    return answer(page(items, end < all.size() ? std::to_string(end) : ""));
 }
 
 ApiResponse Views::rollouts(const ApiRequest& request) {

@@ -12,6 +12,7 @@
 #include "keeld/api/server.h"
 #include "keeld/cache/feed.h"
 #include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/holds.h"
 #include "keeld/catalogue/tags.h"
 #include "keeld/clock.h"
 #include "keeld/cluster/client.h"
@@ -42,6 +43,7 @@ class Views {
         Tags& tags;
         Registry& registry;
         CacheFeed& feed;
+        Holds& holds;
         Catalogue& catalogue;
         Planner* planner = nullptr;
         Rollouts* rollouts = nullptr;
@@ -56,6 +58,7 @@ class Views {
     [[nodiscard]] ApiResponse workloads(const ApiRequest& request);
     [[nodiscard]] ApiResponse workload(const std::string& key);
     [[nodiscard]] ApiResponse tags(const ApiRequest& request);
+    [[nodiscard]] ApiResponse holds(const ApiRequest& request);
     [[nodiscard]] ApiResponse rollouts(const ApiRequest& request);
     [[nodiscard]] ApiResponse ledger(const ApiRequest& request);
     [[nodiscard]] ApiResponse metrics();

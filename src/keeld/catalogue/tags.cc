@@ -40,6 +40,7 @@ Tags::Tags(Ledger& ledger) : ledger_(ledger) {
         info.pending_since = row.pending_since;
         info.confirmed_at = row.confirmed_at;
         info.confirmed_by = row.confirmed_by;
+        info.held_at = row.held_at;
     }
     for (const SightingRow& row : ledger.sightings()) {
         const Expected<Tag> tag = Tag::parse(row.tag);
@@ -164,6 +165,28 @@ void Tags::failed(const Tag& tag, const std::string& why) {
     info.failure = why;
 }
 
+bool Tags::hold(const Tag& tag, std::optional<Held> held, Time at) {
+    if (!held && !tags_.contains(tag)) {
+        return false;
+    }
+    TagInfo& info = tags_[tag];
+    info.tag = tag;
+    if (info.held == held) {
+        return false;
+    }
+    const bool moved =
+        info.held.has_value() != held.has_value() || (held && info.held->digest != held->digest);
+    const Time since = held ? held->since : at;  // not each restart of keeld is a new beginning
+    if (moved && since > info.held_at) {
+        info.held_at = since;
+    }
+    info.held = std::move(held);
+    if (moved && !info.current.empty()) {
+        save(info);
+    }
+    return true;
+}
+
 const TagInfo* Tags::find(const Tag& tag) const {
     const auto found = tags_.find(tag);
     return found != tags_.end() ? &found->second : nullptr;
@@ -179,6 +202,7 @@ void Tags::save(const TagInfo& info) {
     row.pending_since = info.pending_since;
     row.confirmed_at = info.confirmed_at;
     row.confirmed_by = info.confirmed_by;
+    row.held_at = info.held_at;
     ledger_.put(std::move(row));
 }
 

@@ -25,6 +25,19 @@ struct Seen {
     bool confirmed = false;  // a second source named it as current
 };
 
+// A hold as the caches have it: what a pull of the tag gets instead of what the tag answers.
+struct Held {
+    Digest digest;
+    std::string author;
+    std::string reason;
+    Time since;
+    Time until;              // epoch: until it is lifted
+    bool everywhere = true;  // every cache that serves the tag holds it at this digest
+    std::string caches;      // "cache-a, cache-b"; where they disagree, a sentence about each
+
+    friend bool operator==(const Held&, const Held&) = default;
+};
+
 struct TagInfo {
     Tag tag;
     Digest current;
@@ -37,7 +50,15 @@ struct TagInfo {
     std::string failure;  // of the last look-up; empty after a success
     std::string cause;    // who brought the current digest
     std::map<Digest, Seen> seen;
+    std::optional<Held> held;
+    Time held_at;  // when a hold was last seen to begin or to end; epoch: never
 
+    // What a pull through the caches gets: the held digest where the tag is held. Empty: not known.
+    [[nodiscard]] const Digest& pulled() const { return held ? held->digest : current; }
+    // Who or what brought pulled().
+    [[nodiscard]] std::string brought_by() const {
+        return held ? "hold by " + held->author : cause;
+    }
     // The current digest is the only one ever known of the tag and no second source has named it.
     [[nodiscard]] bool without_history() const;
 };
@@ -64,6 +85,10 @@ class Tags {
     bool confirm(const Tag& tag, const Digest& digest, Time at, const std::string& source);
     // A look-up failed: nothing changes but what is told of the tag's freshness.
     void failed(const Tag& tag, const std::string& why);
+
+    // The caches hold the tag so, or (nullopt) not at all; returns whether that is news. Who sees a
+    // digest pulled is not told by it: answers from a hold are never observations.
+    bool hold(const Tag& tag, std::optional<Held> held, Time at);
 
     [[nodiscard]] const TagInfo* find(const Tag& tag) const;
     [[nodiscard]] const std::unordered_map<Tag, TagInfo>& all() const { return tags_; }

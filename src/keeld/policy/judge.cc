@@ -119,15 +119,18 @@ class Judge {
         const Tag& tag = *verdict.tag;
         const TagInfo* info = knowledge_.tags.find(tag);
         const bool pulls = container.pull == PullPolicy::always;
-        if (info == nullptr || info->current.empty()) {
+        if (info == nullptr || info->pulled().empty()) {
             verdict.would_change = pulls;
-            const std::string why = info != nullptr ? info->failure : "it has not been asked yet";
+            const std::string why = info != nullptr && !info->failure.empty()
+                                        ? info->failure
+                                        : "it has not been asked yet";
             return say(verdict, Reason::no_answer,
                        "nothing is known of " + tag.to_string() + ": " + why);
         }
+        const Digest& wanted = info->pulled();
         if (workload_.key.kind == WorkloadKind::cron_job) {
             return pulls ? say(verdict, Reason::at_next_run,
-                               "its next run pulls " + brief(info->current.to_string()))
+                               "its next run pulls " + brief(wanted.to_string()) + held_note(*info))
                          : say(verdict, Reason::restart_cannot_pull,
                                "its pull policy is not Always: a run on a node that has the tag "
                                "pulls nothing");
@@ -136,7 +139,7 @@ class Judge {
             verdict.would_change = pulls;
             return say(verdict, Reason::no_baseline, "its pods have not been read yet");
         }
-        const Comparison found = compare(container, tag, info->current);
+        const Comparison found = compare(container, tag, wanted);
         using Result = Comparison::Result;
         if (found.result == Result::nothing_runs) {
             return workload_.replicas == 0
@@ -145,60 +148,78 @@ class Judge {
                        : say(verdict, Reason::no_baseline,
                              "none of its pods has started this container yet");
         }
-        if (!info->pending.empty()) {
+        // While the tag is held, what it answers upstream reaches no pull.
+        if (!info->held && !info->pending.empty()) {
             verdict.would_change = pulls;
             return say(verdict, Reason::revert_unconfirmed, reverting(*info));
+        }
+        const bool arrived = found.result == Result::same || found.result == Result::same_content;
+        if (info->held && !info->held->everywhere && !arrived) {
+            verdict.would_change = pulls;
+            return say(verdict, Reason::held_at_cache,
+                       "the caches do not hold " + tag.to_string() +
+                           " alike, so what a pull gets depends on its way: " + info->held->caches);
         }
         if (!found.missing.empty()) {
             verdict.would_change = pulls;
             return say(verdict, Reason::target_not_pullable,
-                       brief(info->current.to_string()) + " holds nothing for " + found.missing +
+                       brief(wanted.to_string()) + " holds nothing for " + found.missing +
                            ", where its pods run");
         }
         if (found.result == Result::unknown) {
             verdict.would_change = pulls;
-            if (const std::string* why = knowledge_.fetch_failure(info->current)) {
+            if (const std::string* why = knowledge_.fetch_failure(wanted)) {
                 return say(verdict, Reason::target_not_pullable,
-                           brief(info->current.to_string()) + " cannot be fetched: " + *why);
+                           brief(wanted.to_string()) + " cannot be fetched: " + *why);
             }
             return say(verdict, Reason::no_answer,
-                       "what " + brief(info->current.to_string()) + " holds has not been read yet");
+                       "what " + brief(wanted.to_string()) + " holds has not been read yet");
         }
-        if (found.result == Result::same || found.result == Result::same_content) {
-            // A bad build that replaced every pod is what the tag answers, and still not well.
-            const Target here{container.name, tag, "", info->current};
-            if (const std::string* why = knowledge_.rejected(workload_.uid, here)) {
-                return say(
-                    verdict, Reason::target_rejected,
-                    "it runs " + brief(info->current.to_string()) + ", which failed here: " + *why);
-            }
-        }
-        if (found.result == Result::same) {
-            return say(verdict, Reason::up_to_date,
-                       "it runs " + brief(info->current.to_string()) +
-                           ", which is what the tag answers" + tag_note());
-        }
-        if (found.result == Result::same_content) {
-            return say(verdict, Reason::same_content,
-                       "the tag answers " + brief(info->current.to_string()) +
-                           ", which holds the same content for this platform as what runs" +
-                           tag_note());
+        if (arrived) {
+            return judge_arrived(std::move(verdict), container, *info, found.result);
         }
         verdict.would_change = pulls;
-        verdict.target = Target{container.name, tag, found.from, info->current};
+        verdict.target = Target{container.name, tag, found.from, wanted};
         verdict.revert = found.newer;
         return judge_move(std::move(verdict), container, *info);
     }
 
+    // Its pods run what a pull gets.
+    ContainerVerdict judge_arrived(ContainerVerdict verdict, const Container& container,
+                                   const TagInfo& info, Comparison::Result result) const {
+        const std::string runs = brief(info.pulled().to_string());
+        // A bad build that replaced every pod is what the tag answers, and still not well.
+        const Target here{container.name, info.tag, "", info.pulled()};
+        if (const std::string* why = knowledge_.rejected(workload_.uid, here)) {
+            return say(verdict, Reason::target_rejected,
+                       "it runs " + runs + ", which failed here: " + *why);
+        }
+        const bool same = result == Comparison::Result::same;
+        if (info.held) {
+            return say(verdict, Reason::held,
+                       (same ? "it runs " + runs
+                             : "it runs the same content for this platform as " + runs) +
+                           held_note(info));
+        }
+        if (same) {
+            return say(verdict, Reason::up_to_date,
+                       "it runs " + runs + ", which is what the tag answers" + tag_note());
+        }
+        return say(verdict, Reason::same_content,
+                   "the tag answers " + runs +
+                       ", which holds the same content for this platform as what runs" +
+                       tag_note());
+    }
+
     ContainerVerdict judge_move(ContainerVerdict verdict, const Container& container,
                                 const TagInfo& info) const {
-        const std::string move =
-            brief(verdict.target->from) + " → " + brief(info.current.to_string());
+        const std::string move = brief(verdict.target->from) + " → " +
+                                 brief(verdict.target->to.to_string()) + held_note(info);
         const Reverts reverts = knowledge_.config.defaults.reverts;
         if (const std::string* why = knowledge_.rejected(workload_.uid, *verdict.target)) {
             return say(verdict, Reason::target_rejected, move + " failed here before: " + *why);
         }
-        if (info.without_history()) {
+        if (!info.held && info.without_history()) {
             return say(verdict, Reason::revert_unconfirmed,
                        move +
                            ": this is the first answer ever seen, so nothing tells which is newer; "
@@ -236,13 +257,31 @@ class Judge {
             return say(verdict, Reason::scaled_to_zero, move + ": it has no replicas");
         }
         return say(verdict, Reason::digest_moved,
-                   "the digest of " + info.tag.to_string() + " moved: " + move + tag_note());
+                   (info.held ? "a pull of " + info.tag.to_string() + " gets another digest: "
+                              : "the digest of " + info.tag.to_string() + " moved: ") +
+                       move + tag_note());
     }
 
     static std::string reverting(const TagInfo& info) {
         return "the tag went back to " + brief(info.pending.to_string()) +
                ", seen before; a cache answers so when its upstream fails, and no second source "
                "has confirmed it";
+    }
+
+    // ", which the tag is held at by alice until … (reason); the newest there is: sha256:…"
+    static std::string held_note(const TagInfo& info) {
+        if (!info.held) {
+            return "";
+        }
+        const Held& held = *info.held;
+        std::string text = ", at which the tag is held by " + held.author;
+        text += held.until == Time{} ? "" : " until " + format_time(held.until);
+        text += " (" + held.reason + ")";
+        if (info.current == held.digest) {
+            return text + "; nothing newer is known";
+        }
+        return text + (info.current.empty() ? "; what is newest is not known"
+                                            : "; newest: " + brief(info.current.to_string()));
     }
 
     // Tag policies follow the digest in this version; the tag itself stays.
@@ -282,9 +321,7 @@ class Judge {
             if (same == SameContent::different && image.pods > most) {
                 most = image.pods;
                 found.from = image.digest;
-                const auto seen = reported ? info->seen.find(*reported) : info->seen.end();
-                found.newer =
-                    seen != info->seen.end() && seen->second.first > info->seen.at(target).first;
+                found.newer = is_newer(*info, reported, target);
             }
         }
         using Result = Comparison::Result;
@@ -294,6 +331,19 @@ class Judge {
                        : by_content ? Result::same_content
                                     : Result::same;
         return found;
+    }
+
+    // Whether what runs is newer than the target, as far as is known: a held digest that the ledger
+    // has never met, or of a tag without a history, counts as going back.
+    static bool is_newer(const TagInfo& info, const std::optional<Digest>& reported,
+                         const Digest& target) {
+        const auto runs = reported ? info.seen.find(*reported) : info.seen.end();
+        const auto goal = info.seen.find(target);
+        if (info.held && (goal == info.seen.end() || info.without_history())) {
+            return true;
+        }
+        return runs != info.seen.end() && goal != info.seen.end() &&
+               runs->second.first > goal->second.first;
     }
 
     SameContent compare_one(const Tag& tag, const Digest& reported, const Digest& target,

@@ -161,7 +161,7 @@ void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
             line.from = one.target ? one.target->from : "";
             line.to = one.target ? one.target->to.to_string() : "";
             const TagInfo* info = one.tag ? parts_.tags.find(*one.tag) : nullptr;
-            line.cause = info != nullptr ? info->cause : "";
+            line.cause = info != nullptr ? info->brought_by() : "";
             break;
         }
     }

@@ -132,7 +132,7 @@ Rollouts::~Rollouts() = default;
 Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> targets) {
     const bool final = row.state == "done" || row.reason == "stalled";
     return Ended{std::move(targets), row.text, final,
-                 row.reason == "stale-pull" ? row.attempt + 1 : 1};
+                 row.reason == "stale-pull" ? row.attempt + 1 : 1, row.ended};
 }
 
 bool Rollouts::may_write() const {
@@ -147,8 +147,11 @@ const std::string* Rollouts::rejected(const std::string& uid, const Target& targ
 
 const std::string* Rollouts::stalled(const std::string& uid, const Target& target) const {
     const auto found = ended_.find(uid);
+    const TagInfo* info = parts_.tags.find(target.tag);
+    // A hold that came or went since took pods elsewhere: the target is due anew.
     const bool tried =
         found != ended_.end() && found->second.final &&
+        (info == nullptr || info->held_at <= found->second.at) &&
         std::ranges::find(found->second.targets, target) != found->second.targets.end();
     return tried ? &found->second.text : nullptr;
 }
@@ -224,7 +227,7 @@ void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     row.attempt =
         last != ended_.end() && last->second.targets == rollout->targets ? last->second.attempt : 1;
     const TagInfo* info = parts_.tags.find(rollout->targets.front().tag);
-    row.cause = info != nullptr ? info->cause : "";
+    row.cause = info != nullptr ? info->brought_by() : "";
     active_[key] = rollout;
     keel::spawn(parts_.loop, run(rollout));
 }
@@ -583,7 +586,7 @@ Task<void> Rollouts::verify(Handle rollout) {
         }
         const bool moved = std::ranges::any_of(rollout->targets, [this](const Target& target) {
             const TagInfo* info = parts_.tags.find(target.tag);
-            return info != nullptr && info->current != target.to;
+            return info != nullptr && info->pulled() != target.to;
         });
         if (moved) {
             end(rollout, "superseded", "tag-moved",

@@ -150,6 +150,7 @@ class Rollouts {
         std::string text;
         bool final = false;  // these targets are not rolled out again
         int attempt = 1;     // the next one's number, after a stale pull
+        Time at;
     };
     static Ended ended_from(const RolloutRow& row, std::vector<Target> targets);
     std::map<std::string, Ended> ended_;  // uid → the newest

@@ -37,6 +37,18 @@ class World {
     void see(char hex, std::int64_t when, const Tag& which = tag()) {
         tags.observe(which, digest(hex), ManifestKind::index, at(when), "event cache-a");
     }
+    // The caches hold the tag, all of them or some.
+    void hold(char hex, bool everywhere = true) {
+        Held held;
+        held.digest = digest(hex);
+        held.author = "alice";
+        held.reason = "b crashes";
+        held.since = at(3);
+        held.until = at(3600);
+        held.everywhere = everywhere;
+        held.caches = "cache-a holds it, cache-b does not hold it";
+        tags.hold(tag(), held, at(3));
+    }
     void runs(const std::string& name, char hex, int pods, const std::string& platform = kAmd) {
         running.images.push_back(
             {name, false, hex == '-' ? "" : digest(hex).to_string(), platform, pods});
@@ -124,6 +136,48 @@ INSTANTIATE_TEST_SUITE_P(
     All, JudgeCase,
     testing::Values(
         Case{"Moved", [](World&) {}, Reason::digest_moved},
+        Case{"HeldAtWhatRuns", [](World& w) { w.hold('a'); }, Reason::held},
+        Case{"HeldAtTheSameContent",
+             [](World& w) {
+                 w.know('c', 'a');
+                 w.see('c', 0);
+                 w.hold('c');
+             },
+             Reason::held},
+        Case{"HeldAtWhatRunsByOneCacheOnly", [](World& w) { w.hold('a', false); }, Reason::held},
+        Case{"HeldElsewhereByOneCacheOnly", [](World& w) { w.hold('b', false); },
+             Reason::held_at_cache},
+        Case{"HeldAtTheNewest", [](World& w) { w.hold('b'); }, Reason::digest_moved},
+        Case{"HeldWhileTheTagGoesBackUpstream",
+             [](World& w) {
+                 w.see('a', 3);
+                 w.hold('a');
+             },
+             Reason::held},
+        Case{"HeldWhereItFailedBefore",
+             [](World& w) {
+                 w.hold('a');
+                 w.rejected["uid-web app " + digest('a').to_string()] = "it crashed";
+             },
+             Reason::target_rejected},
+        Case{"HeldAtADigestThatIsNotForItsPlatform",
+             [](World& w) {
+                 w.contents[digest('c')].platforms.front().platform = "linux/arm64";
+                 w.hold('c');
+             },
+             Reason::target_not_pullable},
+        Case{"V2_HeldAtADigestThatMayBeOlderWhereNothingGoesBack",
+             [](World& w) {
+                 w.config.defaults.reverts = Reverts::never;
+                 w.hold('c');
+             },
+             Reason::revert_refused},
+        Case{"AHeldTagOfACronJob",
+             [](World& w) {
+                 w.workload.key.kind = WorkloadKind::cron_job;
+                 w.hold('a');
+             },
+             Reason::at_next_run},
         Case{"MovedUnderATagPolicy", [](World& w) { annotate(w, "keel.sh/policy", "minor"); },
              Reason::digest_moved},
         Case{"UpToDate",
@@ -516,10 +570,11 @@ TEST(Verdicts, CodesHaveNamesAndKinds) {
         {Verdict::roll, "newer-tag digest-moved"},
         {Verdict::blocked,
          "policy-invalid reference-invalid stateful operator-owned pinned target-rejected "
-         "revert-unconfirmed revert-refused rollout-stalled restart-cannot-pull "
-         "target-not-pullable on-delete partitioned deployment-paused scaled-to-zero "
+         "revert-unconfirmed revert-refused unknown-order stream-unknown stream-jump "
+         "rollout-stalled restart-cannot-pull "
+         "target-not-pullable held-at-cache on-delete partitioned deployment-paused scaled-to-zero "
          "sibling-blocked no-baseline no-answer"},
-        {Verdict::current, "up-to-date beyond-policy fixed-tag same-content at-next-run"},
+        {Verdict::current, "up-to-date beyond-policy fixed-tag same-content held at-next-run"},
         {Verdict::ignore, "not-enrolled vetoed no-policy no-tag excluded-namespace self"},
     };
     std::map<Verdict, std::string> found;
@@ -534,6 +589,46 @@ TEST(Verdicts, CodesHaveNamesAndKinds) {
     EXPECT_EQ(to_string(Gate::awaiting_pacing), "awaiting-pacing");
     EXPECT_EQ(to_string(Gate::observe_only), "observe-only");
     EXPECT_EQ(to_string(Gate::not_leader), "not-leader");
+}
+
+TEST(Judge, D2_AHeldTagSaysByWhomWhyUntilWhenAndWhatIsNewest) {
+    World world;
+    world.hold('a');
+    EXPECT_EQ(world.judge().containers.front().sentence,
+              "it runs sha256:aaaaaaaaaaaa, at which the tag is held by alice until "
+              "2026-11-22T13:00:00.000Z (b crashes); newest: sha256:bbbbbbbbbbbb");
+}
+
+// A hold is somebody's wish, and going back still follows `reverts`.
+TEST(Judge, V2_GoingBackToAHeldDigestNeedsItsApproval) {
+    for (const char running : {'b', 'c'}) {  // known to be newer; and not known at all
+        World world;
+        world.running.images.clear();
+        world.runs("app", running, 2);
+        world.hold('a');
+        WorkloadVerdict verdict = world.judge();
+        EXPECT_EQ(name_of(verdict.reason), "digest-moved");
+        ASSERT_EQ(verdict.targets.size(), 1U);
+        EXPECT_EQ(verdict.targets.front().to, digest('a'));
+        EXPECT_EQ(verdict.needs_approval, running == 'b');
+        world.config.defaults.reverts = Reverts::follow;
+        EXPECT_FALSE(world.judge().needs_approval);
+    }
+    World world;  // nobody knows how old c is
+    world.hold('c');
+    EXPECT_TRUE(world.judge().needs_approval);
+}
+
+TEST(Judge, AHeldDigestIsTheTargetWhateverIsNewer) {
+    World world;
+    world.see('c', 4);
+    world.hold('b');
+    const WorkloadVerdict verdict = world.judge();
+    ASSERT_EQ(verdict.targets.size(), 1U);
+    EXPECT_EQ(verdict.targets.front().to, digest('b'));
+    EXPECT_FALSE(verdict.needs_approval);
+    world.tags.hold(tag(), std::nullopt, at(5));
+    EXPECT_EQ(world.judge().targets.front().to, digest('c'));
 }
 
 }  // namespace

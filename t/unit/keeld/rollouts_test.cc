@@ -126,6 +126,23 @@ class RolloutsTest : public testing::Test {
         news.state.first_seen = news.state.last_seen = clock.now();
         observations.take(news);
     }
+    // The caches hold the tag at the digest from now on.
+    void hold(const std::string& name, char hex) {
+        Held held;
+        held.digest = digest(hex);
+        held.author = "alice";
+        held.reason = "because";
+        held.since = clock.now();
+        tags.hold(tag(name), held, clock.now());
+        planner->reconsider(tag(name));
+    }
+    void release(const std::string& name) {
+        tags.hold(tag(name), std::nullopt, clock.now());
+        planner->reconsider(tag(name));
+    }
+    [[nodiscard]] std::string reason(const std::string& name) {
+        return std::string(to_string(planner->verdict(*catalogue.find(key(name))).reason));
+    }
     // What a watch would tell of the object.
     void sync(const std::string& name) {
         const Json object = parse_json(body_of(name));
@@ -310,7 +327,8 @@ class RolloutsTest : public testing::Test {
     void replace_pods(const std::string& name) {
         Object& object = objects.at(name);
         object.observed = object.generation;
-        object.runs = answers.at(name);
+        const TagInfo* info = tags.find(tag(name));
+        object.runs = info->held ? info->held->digest.to_string()[7] : answers.at(name);
         ++object.version;
         sync(name);
     }
@@ -722,6 +740,61 @@ TEST_F(RolloutsTest, R1_TheSameContentIsNoRestart) {
     }));
     EXPECT_TRUE(patches.empty());
     EXPECT_TRUE(rollouts->all_active().empty());
+}
+
+// A rollout is never proven against what a hold keeps from the nodes.
+TEST_F(RolloutsTest, R1_AHoldDuringARolloutSupersedesIt) {
+    add("web");
+    objects["web"].replaces = false;
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+    hold("web", 'a');
+    replace_pods("web");
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    ASSERT_TRUE(until([this] { return reason("web") == "held"; })) << reason("web");
+    EXPECT_FALSE(ended("done"));
+    EXPECT_EQ(patches.size(), 1U);
+    EXPECT_TRUE(ledger->rejected().empty());
+}
+
+TEST_F(RolloutsTest, V2_BackToAHeldDigestOnlyAsRevertsSays) {
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    hold("web", 'a');
+    ASSERT_TRUE(until([this] {
+        const auto active = rollouts->active(key("web"));
+        return active && active->reason == to_string(Gate::awaiting_approval);
+    }));
+    EXPECT_EQ(patches.size(), 1U);
+    config.defaults.reverts = Reverts::follow;
+    planner->reconsider(key("web"));
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(objects["web"].runs, 'a');
+    EXPECT_EQ(newest().cause, "hold by alice");
+    release("web");
+    ASSERT_TRUE(until([this] { return ended("done", 3); }));
+    EXPECT_EQ(objects["web"].runs, 'b');
+}
+
+// What was rolled out before a hold took the pods away from it is due again after it.
+TEST_F(RolloutsTest, AReleasedTagIsFollowedAgain) {
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    hold("web", 'a');
+    Object& object = objects["web"];  // somebody restarts it by hand
+    ++object.generation;
+    replace_pods("web");
+    ASSERT_TRUE(until([this] { return reason("web") == "held"; })) << reason("web");
+    EXPECT_EQ(patches.size(), 1U);
+    release("web");
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(objects["web"].runs, 'b');
+    EXPECT_EQ(patches.size(), 2U);
 }
 
 }  // namespace

@@ -1,0 +1,25 @@
+// POST /v1/actions: what people, CI and agents may tell keeld to do.
+#pragma once
+
+#include "keeld/api/server.h"
+#include "keeld/catalogue/holds.h"
+#include "keeld/clock.h"
+#include "keeld/json.h"
+#include "keeld/loop.h"
+
+namespace keel {
+
+class Actions {
+  public:
+    Actions(Holds& holds, const Clock& clock) : holds_(holds), clock_(clock) {}
+
+    // On unix sockets only: the kernel says who asks, and that is the author. 403 elsewhere, 400
+    // for what is not an action; otherwise 200, and each result says whether it was done.
+    [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
+
+  private:
+    Holds& holds_;
+    const Clock& clock_;
+};
+
+}  // namespace keel

@@ -1,0 +1,102 @@
+// POST /v1/actions: who may, what is an action, and what is said of it.
+#include "keeld/api/actions.h"
+
+#include <gtest/gtest.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include "unit/keeld/peer.h"
+#include "unit/keeld/samples.h"
+
+namespace keel {
+namespace {
+
+class ActionsTest : public testing::Test {
+  protected:
+    ApiResponse act(const std::string& body, bool local = true) {
+        ApiRequest request;
+        request.method = "POST";
+        request.path = "/v1/actions";
+        request.body = body;
+        request.local_socket = local;
+        if (local) request.peer_uid = ::getuid();
+        return test::await(loop, actions.handle(std::move(request)));
+    }
+    // The code of an error, or of the first result.
+    std::string code_of(const ApiResponse& response) {
+        const Json root = parse_json(response.body);
+        if (const json_t* error = json_object_get(root.get(), "error"))
+            return std::string(text_of(error, "code"));
+        return std::string(
+            text_of(json_array_get(json_object_get(root.get(), "results"), 0), "code"));
+    }
+    static std::string hold(const std::string& on, const std::string& args = "{}",
+                            const std::string& reason = "why") {
+        return R"({"action":"hold","on":")" + on + R"(","args":)" + args + R"(,"reason":")" +
+               reason + "\"}";
+    }
+
+    Loop loop;
+    HttpClient http{loop, "keeld/test"};
+    test::TestClock clock;
+    Config config;
+    std::unique_ptr<Ledger> ledger = test::open_ledger(loop);
+    Registry registry{http, config, *ledger};
+    Tags tags{*ledger};
+    Holds holds{Holds::Parts{loop, config, clock, http, *ledger, registry, tags,
+                             [](Tag) -> Task<Expected<Answer>> { co_return fail("x", "y"); },
+                             [](const Tag&) {}}};
+    Actions actions{holds, clock};
+};
+
+TEST_F(ActionsTest, only_a_unix_socket_may) {
+    const ApiResponse response = act(hold("redis:8"), false);
+    EXPECT_EQ(response.status, 403);
+    EXPECT_EQ(code_of(response), "forbidden");
+    EXPECT_NE(response.body.find("unix sockets only"), std::string::npos);
+}
+
+TEST_F(ActionsTest, what_is_not_an_action_is_refused_with_what_to_write) {
+    const std::string digest = test::digest('a').to_string();
+    const struct {
+        std::string body;
+        std::string said;
+    } cases[] = {
+        {"", "expected hold or release"},
+        {"[]", "expected hold or release"},
+        {R"({"action":"pin","on":"redis:8"})", "expected hold or release"},
+        {R"({"action":"hold","reason":"x"})", "on: "},
+        {hold("Redis:8"), "on: "},
+        {hold("redis@" + digest), "names no tag"},
+        {hold("redis:8", "{}", ""), "reason: "},
+        {hold("redis:8", "{}", "a\\nb"), "reason: "},
+        {hold("redis:8", "{}", std::string(2000, 'x')), "reason: "},
+        {hold("redis:8", R"({"digest":"latest"})"), "digest: "},
+        {hold("redis:8@" + digest, R"({"digest":")" + test::digest('b').to_string() + "\"}"),
+         "another digest"},
+        {hold("redis:8", R"({"for":"soon"})"), "for: "},
+        {hold("redis:8", R"({"for":"30ms"})"), "for: "},
+    };
+    for (const auto& each : cases) {
+        const ApiResponse response = act(each.body);
+        EXPECT_EQ(response.status, 400) << each.body;
+        EXPECT_EQ(code_of(response), "bad-action") << each.body;
+        EXPECT_NE(response.body.find(each.said), std::string::npos) << response.body;
+    }
+}
+
+TEST_F(ActionsTest, every_spelling_of_a_reference_means_its_tag) {
+    for (const char* on : {"redis:8", "docker.io/redis:8", "docker.io/library/redis:8",
+                           "index.docker.io/library/redis:8"}) {
+        const ApiResponse response = act(std::string(R"({"action":"release","on":")") + on + "\"}");
+        EXPECT_EQ(response.status, 200);
+        EXPECT_EQ(code_of(response), "not-held");
+        EXPECT_NE(response.body.find(R"("on":"docker.io/library/redis:8","cache":null,"ok":false)"),
+                  std::string::npos)
+            << response.body;
+    }
+    EXPECT_EQ(code_of(act(hold("redis:8", R"({"for":"72h"})"))), "no-caches");
+}
+
+}  // namespace
+}  // namespace keel

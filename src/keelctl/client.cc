@@ -12,6 +12,7 @@ namespace {
 constexpr std::size_t kPage = 1000;  // the most that keeld gives at once
 constexpr long kConnectSeconds = 5;
 constexpr long kTotalSeconds = 60;
+constexpr long kActionSeconds = 600;
 
 std::size_t collect(char* data, std::size_t size, std::size_t count, void* body) {
     static_cast<std::string*>(body)->append(data, size * count);
@@ -92,6 +93,20 @@ Expected<Answer> Client::get(const std::string& path, const Query& query) {
         url += escape(name) + "=" + escape(value);
         separator = '&';
     }
+    return perform(path, url, nullptr);
+}
+
+Expected<Answer> Client::post(const std::string& path, const std::string& body) {
+    return perform(path, base_ + path, &body);
+}
+
+// POST with a body, else GET.
+Expected<Answer> Client::perform(const std::string& path, const std::string& url,
+                                 const std::string* body) {
+    struct FreeList {
+        void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+    };
+    std::unique_ptr<curl_slist, FreeList> headers;
     CURL* curl = curl_.get();
     Answer answer;
     std::string reason(CURL_ERROR_SIZE, '\0');
@@ -100,7 +115,13 @@ Expected<Answer> Client::get(const std::string& path, const Query& query) {
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_USERAGENT, "keelctl/" KEEL_VERSION);
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, kConnectSeconds);
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT, kTotalSeconds);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT, body != nullptr ? kActionSeconds : kTotalSeconds);
+    if (body != nullptr) {
+        headers.reset(curl_slist_append(nullptr, "Content-Type: application/json"));
+        curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers.get());
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, static_cast<long>(body->size()));
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body->c_str());
+    }
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, reason.data());
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, collect);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer.body);

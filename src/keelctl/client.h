@@ -32,6 +32,10 @@ class Client {
     // keeld.
     [[nodiscard]] Expected<Answer> get(const std::string& path, const Query& query);
 
+    // POST of a JSON body; waits up to ten minutes, since keeld may look at whole images first.
+    // Errors as get().
+    [[nodiscard]] Expected<Answer> post(const std::string& path, const std::string& body);
+
     // A list, its pages followed until `limit` items are there (0: all): {"items": […], "next": …}.
     // Errors as get().
     [[nodiscard]] Expected<Answer> list(const std::string& path, const Query& query,
@@ -44,6 +48,8 @@ class Client {
     struct Handle {
         void operator()(void* curl) const;
     };
+    [[nodiscard]] Expected<Answer> perform(const std::string& path, const std::string& url,
+                                           const std::string* body);
     [[nodiscard]] tl::unexpected<Error> unreachable(const std::string& why, long number) const;
 
     std::string server_;  // as given

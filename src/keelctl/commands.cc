@@ -21,11 +21,13 @@ namespace {
 constexpr std::size_t kHistoryLines = 50;
 constexpr std::size_t kRolloutLines = 50;
 
-constexpr const char* kAbout = "Asks keeld what it sees, what it decided and why. Reads only.";
+constexpr const char* kAbout =
+    "Asks keeld what it sees, what it decided and why, and tells it to hold and release tags.";
 
 constexpr const char* kFooter = R"(Exit codes:
   0  fine
-  1  something needs attention: status has problems, why says blocked or does not know the workload
+  1  something needs attention: status has problems, why says blocked or does not know the workload,
+     hold or release was refused or did not reach every cache
   2  could not tell: keeld is not reachable or refused the question, or the command line is wrong
 
 Where keeld is, the first of:
@@ -41,6 +43,7 @@ Examples:
   keelctl status                                  is everything all right? (exit 1 if not)
   keelctl why Deployment/website/blog             what holds for it, and what happens next
   keelctl workloads --verdict blocked             everything that waits for somebody
+  keelctl hold redis:8-alpine --reason "8.2 crashes here" --for 72h
   keelctl history Deployment/website/blog --since 24h
   keelctl history --follow --kind applied         every restart as it happens
   keelctl -o json tags | jq -r '.items[].tag'     for scripts
@@ -77,6 +80,7 @@ constexpr const char* kHistoryFooter =
   decided, refused     what follows from it, or does not
   intended, applied    a rollout that is about to be written, and that was
   verified, outcome    what the new pods run, and how the rollout ended
+  held, released       holds: wanted, placed in a cache, lifted, expired
   started              keeld itself
 
 Exit codes: 0 answered; 2 could not tell (also when keeld goes away during --follow).
@@ -100,7 +104,53 @@ Examples:
   keelctl policy try 'glob:pg16-*' tensorchord/pgvecto-rs:pg16-v0.1.2 pg16-v0.3.0 pg17-v0.3.0
   keelctl policy try --batch < cases.tsv)";
 
+constexpr const char* kHoldFooter =
+    R"(A held tag is answered by the caches with one digest, whatever it is upstream: pulls get that digest until the hold is
+released or ends. Nothing is restarted by it; workloads that run another digest follow as their policy allows.
+
+TAG is any spelling of a reference: redis:8, library/redis:8, docker.io/library/redis:8.
+
+Before the hold is set keeld gets the whole image through every cache (index, all platforms, configs, layers), and looks again
+every 6 hours. A cache where something is missing does not get the hold; where that is so everywhere, nothing is held. The
+digest of one platform's image is refused for a tag that answers an index. --force sets the hold all the same, at once, marked
+as not verified.
+
+A cache that is away gets the hold within 30 s of its return. What others hold is never changed. A hold reaches no node whose
+hosts.toml falls back to the upstream registry, and cannot bring back what upstream deleted and the cache has dropped.
+
+Exit codes: 0 held in every cache; 1 refused, or held in some caches only; 2 could not tell, or the command line is wrong.
+
+Examples:
+  keelctl hold redis:8-alpine --reason "8.2 crashes here" --for 72h
+  keelctl hold ghcr.io/acme/app:main --at sha256:0123… --reason "back to last week")";
+
+constexpr const char* kReleaseFooter =
+    R"(Lifts the hold that was set here, in every cache; one that is away, when it is back. What somebody else holds stays.
+
+Exit codes: 0 released in every cache; 1 not held, held by somebody else, or some caches are away; 2 could not tell.
+
+Example:
+  keelctl release redis:8-alpine --reason "fixed upstream")";
+
+constexpr const char* kHoldsFooter =
+    R"(One line for each hold and cache. States:
+  held         the cache answers with that digest
+  pending, checking, lifting   on its way; checking: the image is being looked at
+  incomplete   a part of the image is not to be had through this cache, so it is not held there
+  away         the cache cannot be reached; it follows when it is back
+  refused      the cache did not take it
+  foreign      set by somebody else, who alone lifts it
+keelctl status exits with 1 while one of this keeld's holds is not as it should be.
+
+Exit codes: 0 answered, also with an empty list; 2 could not tell.)";
+
 struct Options {
+    std::string tag;
+    std::string at;
+    std::string why;
+    std::string span;
+    bool force = false;
+    bool dry_run = false;
     std::string server;
     std::string output = "table";
     bool wide = false;
@@ -175,6 +225,9 @@ class Session {
     int tags();
     int rollouts();
     int history();
+    int hold();
+    int release();
+    int holds();
 
   private:
     using Show = std::string (*)(const json_t*, const Style&);
@@ -186,6 +239,7 @@ class Session {
                 .now = environment_.now()};
     }
     int failed(const Error& error);
+    int act(const char* action, Json args);
     void print(const Answer& answer, Show show);
     int list(const std::string& path, const Query& query, Show show);
     int follow(Query query);
@@ -284,6 +338,45 @@ int Session::history() {
     if (options_.follow) return follow(std::move(query));
     return list("/v1/ledger", query,
                 [](const json_t* items, const Style& style) { return show_history(items, style); });
+}
+
+int Session::hold() {
+    Json args(json_object());
+    const auto set = [&args](const char* key, const std::string& text) {
+        if (!text.empty()) json_object_set_new(args.get(), key, json_string(text.c_str()));
+    };
+    set("digest", options_.at);
+    set("for", options_.span);
+    json_object_set_new(args.get(), "force", json_boolean(options_.force));
+    return act("hold", std::move(args));
+}
+
+int Session::release() {
+    return act("release", Json(json_object()));
+}
+
+int Session::holds() {
+    return list("/v1/holds", {}, show_holds);
+}
+
+// Fine only if it was done everywhere.
+int Session::act(const char* action, Json args) {
+    const Json body(json_pack("{s:s,s:s,s:O,s:s,s:b}", "action", action, "on", options_.tag.c_str(),
+                              "args", args.get(), "reason", options_.why.c_str(), "dryRun",
+                              options_.dry_run ? 1 : 0));
+    if (!body) return failed(Error{"usage", "the command line is not UTF-8"});
+    const auto answer = client_.post("/v1/actions", dump(body.get()));
+    if (!answer) {
+        failed(answer.error());
+        return answer.error().code == "forbidden" ? kAttention : kUnknown;
+    }
+    print(*answer, show_results);
+    const json_t* results = json_object_get(answer->root.get(), "results");
+    bool all = json_array_size(results) > 0;
+    for (std::size_t i = 0; i < json_array_size(results); ++i) {
+        all = all && json_is_true(json_object_get(json_array_get(results, i), "ok"));
+    }
+    return all ? kFine : kAttention;
 }
 
 // What was there first, then what comes: the entries with a higher number than the last one
@@ -405,6 +498,26 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     rollouts->add_option("WORKLOAD", options.workload, "only of this one: KIND/NAMESPACE/NAME");
     add_limit(rollouts, kRolloutLines);
 
+    CLI::App* hold =
+        add("hold", "freeze a tag at a digest in every cache", kHoldFooter, &Session::hold);
+    hold->add_option("TAG", options.tag, "a reference such as redis:8")->required();
+    hold->add_option("--at", options.at, "the digest; default: what the tag answers now")
+        ->type_name("DIGEST");
+    hold->add_option("--reason", options.why, "why, for those who find it later")
+        ->required()
+        ->type_name("TEXT");
+    hold->add_option("--for", options.span,
+                     "how long, such as 90m, 72h or 30d; default: until it is released")
+        ->type_name("TIME");
+    hold->add_flag("--force", options.force, "without looking whether the image is complete");
+    CLI::App* release =
+        add("release", "lift a hold in every cache", kReleaseFooter, &Session::release);
+    release->add_option("TAG", options.tag, "a reference such as redis:8")->required();
+    release->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+    for (CLI::App* sub : {hold, release}) {
+        sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    }
+    add("holds", "every hold in every cache, those of others too", kHoldsFooter, &Session::holds);
     CLI::App* policy = app.add_subcommand("policy", "what a policy means");
     policy->require_subcommand(1);
     CLI::App* attempt = policy->add_subcommand(

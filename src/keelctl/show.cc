@@ -175,6 +175,19 @@ std::string freshness_text(const json_t* container, const Style& style) {
     return result;
 }
 
+// "sha256:… by alice until … (reason)"
+std::string hold_text(const json_t* hold, const Style& style) {
+    if (!json_is_object(hold)) return {};
+    std::string result =
+        digest_text(text_of(hold, "digest"), style) + " by " + printable(text_of(hold, "author"));
+    const auto until = parse_time(text_of(hold, "until"));
+    result += until ? " until " + when(*until, style.now) : "";
+    result += " (" + printable(text_of(hold, "reason")) + ")";
+    if (const auto caches = text_of(hold, "caches"); !caches.empty())
+        result += ": " + printable(caches);
+    return result;
+}
+
 std::string show_container(const json_t* container, const Style& style) {
     const std::string_view verdict = text_of(container, "verdict");
     std::string result = "  " + style.paint(Colour::bold, printable(text_of(container, "name")));
@@ -188,6 +201,7 @@ std::string show_container(const json_t* container, const Style& style) {
     add_line(table, "running", running_text(container, style));
     add_line(table, "target", target_text(container, "target", style));
     add_line(table, "newest", target_text(container, "newest", style));
+    add_line(table, "held at", hold_text(json_object_get(container, "hold"), style));
     const json_t* settings = json_object_get(container, "settings");
     const char* key = nullptr;
     json_t* setting = nullptr;
@@ -308,12 +322,46 @@ std::string show_tags(const json_t* list, const Style& style) {
         }
         const std::string_view failure = text_of(item, "failure");
         if (!failure.empty()) remark += (remark.empty() ? "" : "; ") + std::string(failure);
+        if (const auto held = hold_text(json_object_get(item, "hold"), style); !held.empty())
+            remark += (remark.empty() ? "held at " : "; held at ") + held;
         const std::size_t consumers = json_array_size(json_object_get(item, "workloads"));
         table.add({std::string(text_of(item, "tag")), digest_text(text_of(item, "digest"), style),
                    std::string(text_of(item, "kind")), age_of(item, "since", style),
                    age_of(item, "confirmed", style), std::string(text_of(item, "confirmed_by")),
                    std::to_string(consumers),
                    Cell(remark, failure.empty() ? Colour::yellow : Colour::red)});
+    });
+    return table.print(style.paint);
+}
+
+std::string show_holds(const json_t* list, const Style& style) {
+    Table table({"TAG", "HELD AT", "BY", "UNTIL", "NEWEST", "CACHE", "STATE", "VERIFIED", "REASON",
+                 "REMARK"});
+    each_item(list, "items", [&](const json_t* item) {
+        const auto until = parse_time(text_of(item, "until"));
+        each_item(item, "caches", [&](const json_t* cache) {
+            const std::string_view state = text_of(cache, "state");
+            const bool held = state == "held" || state == "foreign";
+            table.add(
+                {std::string(text_of(item, "tag")), digest_text(text_of(item, "digest"), style),
+                 std::string(text_of(item, "author")),
+                 until ? when(*until, style.now) : std::string("released"),
+                 digest_text(text_of(item, "newest"), style), std::string(text_of(cache, "cache")),
+                 Cell(std::string(state), held ? Colour::green : Colour::yellow),
+                 age_of(cache, "verified", style), std::string(text_of(item, "reason")),
+                 std::string(held ? "" : text_of(cache, "text"))});
+        });
+    });
+    return table.print(style.paint);
+}
+
+std::string show_results(const json_t* answer, const Style& style) {
+    Table table({"TAG", "CACHE", "RESULT", "TEXT"});
+    each_item(answer, "results", [&](const json_t* item) {
+        const bool ok = json_is_true(json_object_get(item, "ok"));
+        table.add({std::string(text_of(item, "on")), std::string(text_of(item, "cache")),
+                   Cell(std::string(text_of(item, "code")), ok ? Colour::green : Colour::red),
+                   std::string(text_of(item, "text"))});
     });
     return table.print(style.paint);
 }

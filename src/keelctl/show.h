@@ -21,7 +21,10 @@ struct Style {
 // Lists: the object with "items".
 [[nodiscard]] std::string show_workloads(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_tags(const json_t* list, const Style& style);
+[[nodiscard]] std::string show_holds(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_rollouts(const json_t* list, const Style& style);
+// What an action did, cache by cache.
+[[nodiscard]] std::string show_results(const json_t* answer, const Style& style);
 // Oldest first, as a log is read; `with_header` as Table has it.
 [[nodiscard]] std::string show_history(const json_t* list, const Style& style,
                                        bool with_header = true);

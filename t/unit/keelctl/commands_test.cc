@@ -97,6 +97,7 @@ class CommandsTest : public testing::Test {
             separator = '&';
         }
         asked_.push_back(asked);
+        if (request.method == "POST") posted_ = request.body;
         ApiResponse response;
         if (request.path == "/v1/ledger") {
             response.body = ledger(request);
@@ -168,6 +169,7 @@ class CommandsTest : public testing::Test {
     std::mutex mutex_;
     std::map<std::string, std::pair<int, std::string>> answers_;
     std::vector<std::string> asked_;
+    std::string posted_;  // the last body
     int entries_ = 8;
     Environment environment_;
     std::string out_;
@@ -456,6 +458,79 @@ TEST_F(CommandsTest, HelpDocumentsExitCodes) {
     }
     EXPECT_EQ(run({"--version"}), kFine);
     EXPECT_EQ(out_, "keelctl " KEEL_VERSION "\n");
+}
+
+const std::string kDone =
+    R"({"id":"1","results":[{"on":"docker.io/library/redis:8","cache":"cache-a","ok":true,"code":"held","text":"held at sha256:bbb"},)"
+    R"({"on":"docker.io/library/redis:8","cache":"cache-b","ok":true,"code":"held","text":"held at sha256:bbb"}]})";
+
+TEST_F(CommandsTest, HoldSendsWhatWasWrittenAndIsFineWhereAllHold) {
+    answer("/v1/actions", kDone);
+    EXPECT_EQ(run({"hold", "redis:8", "--at", kNew, "--reason", "8.2 \"crashes\"", "--for", "72h",
+                   "--force"}),
+              kFine);
+    EXPECT_EQ(asked_.back(), "/v1/actions");
+    EXPECT_EQ(posted_,
+              R"({"action":"hold","on":"redis:8","args":{"digest":")" + kNew +
+                  R"(","for":"72h","force":true},"reason":"8.2 \"crashes\"","dryRun":false})");
+    EXPECT_EQ(out_,
+              "TAG                        CACHE    RESULT  TEXT\n"
+              "docker.io/library/redis:8  cache-a  held    held at sha256:bbb\n"
+              "docker.io/library/redis:8  cache-b  held    held at sha256:bbb\n");
+    EXPECT_EQ(run({"hold", "redis:8", "--reason", "x", "--dry-run", "-o", "json"}), kFine);
+    EXPECT_EQ(
+        posted_,
+        R"({"action":"hold","on":"redis:8","args":{"force":false},"reason":"x","dryRun":true})");
+    EXPECT_EQ(out_, kDone + "\n");
+}
+
+TEST_F(CommandsTest, WhatWasNotDoneEverywhereNeedsAttention) {
+    std::string partial = kDone;
+    partial.replace(partial.rfind("true"), 4, "false");
+    answer("/v1/actions", partial);
+    EXPECT_EQ(run({"hold", "redis:8", "--reason", "x"}), kAttention);
+    EXPECT_TRUE(out_has("cache-b"));
+    EXPECT_EQ(run({"release", "redis:8"}), kAttention);
+    EXPECT_EQ(posted_,
+              R"({"action":"release","on":"redis:8","args":{},"reason":"","dryRun":false})");
+    answer("/v1/actions", R"({"id":"1","results":[]})");
+    EXPECT_EQ(run({"release", "redis:8"}), kAttention);
+    answer("/v1/actions", R"({"error":{"code":"forbidden","text":"not here"}})", 403);
+    EXPECT_EQ(run({"release", "redis:8"}), kAttention);
+    EXPECT_EQ(err_, "keelctl: not here\n");
+    answer("/v1/actions", R"({"error":{"code":"bad-action","text":"on: no"}})", 400);
+    EXPECT_EQ(run({"release", "Redis:8"}), kUnknown);
+    EXPECT_EQ(run({"hold", "redis:8"}), kUnknown);  // without a reason
+    EXPECT_TRUE(err_has("--reason"));
+}
+
+TEST_F(CommandsTest, HoldsAreListedCacheByCache) {
+    answer(
+        "/v1/holds",
+        R"({"items":[{"tag":"docker.io/library/redis:8","digest":")" + kOld +
+            R"(","author":"alice","owner":"keeld","own":true,"reason":"crashes","since":"2026-11-22T11:00:00.000Z",
+"until":"2026-11-22T15:00:00.000Z","newest":")" +
+            kNew + R"(","caches":[
+{"cache":"cache-a","state":"held","text":"held at","verified":"2026-11-22T11:30:00.000Z"},
+{"cache":"cache-b","state":"away","text":"no route","verified":null}]}],"next":null})");
+    EXPECT_EQ(run({"holds"}), kFine);
+    EXPECT_TRUE(out_has("2026-11-22 15:00:00Z (in 3h)")) << out_;
+    EXPECT_TRUE(out_has("cache-a  held   30m       crashes"));
+    EXPECT_TRUE(out_has("cache-b  away   -         crashes  no route"));
+}
+
+TEST_F(CommandsTest, WhyShowsTheHoldBesideTheNewest) {
+    std::string held = kWorkload;
+    held.replace(held.find(R"("settings")"), 0,
+                 R"("hold":{"digest":")" + kOld +
+                     R"(","author":"alice","reason":"crashes","since":null,
+"until":"2026-11-22T15:00:00.000Z","everywhere":true,"caches":"cache-a"},)");
+    answer("/v1/workloads/Deployment/website/blog", held);
+    EXPECT_EQ(run({"why", "deploy/website/blog"}), kFine);
+    EXPECT_TRUE(
+        out_has("    held at    sha256:aaaaaaaaaaaa by alice until 2026-11-22 15:00:00Z "
+                "(in 3h) (crashes): cache-a\n"))
+        << out_;
 }
 
 }  // namespace

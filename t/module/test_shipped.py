@@ -73,7 +73,7 @@ def test_shipped_file_passes_the_configuration_test_as_it_is(tmp_path, file):
     script.write_text(f"""set -e
         cp -r {CONF} {build()}/ngx_keel_module.so {build()}/ngx_keel_publisher.so {tmp_path}
         for place in /etc/nginx /usr/share/nginx /var/cache /var/lib /var/log /run; do mount -t tmpfs none $place; done
-        mkdir -p /usr/share/nginx/modules /var/cache/nginx /var/lib/nginx /var/log/nginx
+        mkdir -p /usr/share/nginx/modules /usr/share/nginx/logs /var/cache/nginx /var/lib/nginx /var/log/nginx
         cp {tmp_path}/*.so /usr/share/nginx/modules
         cp -r {tmp_path}/nginx/. /etc/nginx
         mkdir -m 700 /etc/nginx/keel/secrets

@@ -1,6 +1,8 @@
 #include "module/conf.h"
 
 #include <dlfcn.h>
+#include <openssl/err.h>
+#include <openssl/x509_vfy.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -98,6 +100,27 @@ const char* parse_unix(ngx_pool_t* pool, std::string_view url, Companion& compan
     return nullptr;
 }
 
+// HOST or [IPv6 address], with :PORT or without. Whether the host can be reached is seen when it is
+// asked.
+bool is_authority(std::string_view text) noexcept {
+    std::string_view rest;
+    if (text.starts_with('[')) {
+        const std::size_t close = text.find(']');
+        if (close == std::string_view::npos || close == 1) return false;
+        rest = text.substr(close + 1);
+    } else {
+        const std::size_t colon = text.find(':');
+        if (colon == 0) return false;
+        rest = colon == std::string_view::npos ? std::string_view{} : text.substr(colon);
+    }
+    if (rest.empty()) return true;
+    if (!rest.starts_with(':')) return false;
+    const std::string_view port = rest.substr(1);
+    const ngx_str_t digits = ngx_text(port);
+    const ngx_int_t number = ngx_atoi(digits.data, digits.len);
+    return number >= 1 && number <= 65535;
+}
+
 const char* parse_http(ngx_pool_t* pool, std::string_view url, Companion& companion) noexcept {
     UrlParts parts;
     if (!split_url(url, parts) || (parts.scheme != "http" && parts.scheme != "https")) {
@@ -108,6 +131,11 @@ const char* parse_http(ngx_pool_t* pool, std::string_view url, Companion& compan
         return "must not hold a user name or password; use secret=FILE";
     }
     if (url.find('#') != std::string_view::npos) return "must not hold a fragment";
+    for (const char c : url) {
+        if (static_cast<unsigned char>(c) <= ' ' || c == '\x7f') return "must not hold white space";
+    }
+    if (!is_authority(parts.authority))
+        return "has no host with a port of 1 to 65535, or without one";
     const std::string_view path = parts.path.empty() ? kEventsPath : std::string_view{""};
     companion.target.len = url.size() + path.size();
     companion.target.data = static_cast<u_char*>(ngx_pnalloc(pool, companion.target.len + 1));
@@ -216,6 +244,17 @@ char* read_ca(ngx_conf_t* cf, std::string_view file, Companion& companion) noexc
                            &companion.ca);
         return conf_error();
     }
+    X509_STORE* store = X509_STORE_new();
+    const char* path = reinterpret_cast<char*>(companion.ca.data);
+    const bool good = store != nullptr && X509_STORE_load_locations(store, path, nullptr) == 1;
+    X509_STORE_free(store);
+    ERR_clear_error();
+    if (!good) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"keel_companion\": ca=%V holds no certificate in PEM form",
+                           &companion.ca);
+        return conf_error();
+    }
     return conf_ok();
 }
 
@@ -260,13 +299,19 @@ char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     std::string_view state;
     for (ngx_uint_t i = 1; i < cf->args->nelts; ++i) {
         const std::string_view text = argument(cf, i);
-        if (option(text, "zone", zone) && !zone.empty()) continue;
-        if (option(text, "state", state) && !state.empty()) continue;
+        std::string_view value;
+        std::string_view* wanted = option(text, "zone", value)    ? &zone
+                                   : option(text, "state", value) ? &state
+                                                                  : nullptr;
+        if (wanted != nullptr && wanted->empty() && !value.empty()) {
+            *wanted = value;
+            continue;
+        }
         const ngx_str_t shown = ngx_text(text);
-        ngx_conf_log_error(
-            NGX_LOG_EMERG, cf, 0,
-            "invalid parameter \"%V\" of \"keel_zone\": zone=NAME:SIZE and state=DIR|off are known",
-            &shown);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid parameter \"%V\" of \"keel_zone\": zone=NAME:SIZE and "
+                           "state=DIR|off are known, once each",
+                           &shown);
         return conf_error();
     }
     const std::size_t colon = zone.find(':');
@@ -446,6 +491,11 @@ char* set_companion(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
                                &shown);
             return conf_error();
         }
+    }
+    if (companion->ca.data != nullptr && !url.starts_with("https://")) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "ca= of \"keel_companion %V\" is for https:// only", &companion->url);
+        return conf_error();
     }
     if (companion->secret.data == nullptr) {
         ngx_conf_log_error(NGX_LOG_WARN, cf, 0,

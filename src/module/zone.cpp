@@ -97,6 +97,12 @@ char* set_state_directory(ngx_conf_t* cf, MainConf& conf, std::string_view direc
         conf.state->name.data[--conf.state->name.len] = '\0';
     }
     if (ngx_conf_full_name(cf->cycle, &conf.state->name, 0) != NGX_OK) return conf_error();
+    ngx_file_info_t found;
+    if (ngx_file_info(conf.state->name.data, &found) == 0 && !ngx_is_dir(&found)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "state=%V of \"keel_zone\" is no directory",
+                           &conf.state->name);
+        return conf_error();
+    }
     conf.state->conf_file = cf->conf_file->file.name.data;
     conf.state->line = cf->conf_file->line;
     return ngx_add_path(cf, &conf.state) == NGX_OK ? conf_ok() : conf_error();

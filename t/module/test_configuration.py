@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from cache import REGISTRY, Cache, digest_of, push, secret_line
 
-from lab.nginx import build
+from lab.nginx import ROOT, build
 from lab.process import program
 from lab.wait import wait_for
 
@@ -51,6 +51,10 @@ WRONG = {
     "zone too small": ("keel_zone zone=keel:4k;", "", "", ['keel_zone "keel" is too small', "64k is the least"], 4),
     "empty state": ("keel_zone zone=keel:1m state=;", "", "", ['invalid parameter "state=" of "keel_zone"'], 4),
     "zone with an unknown parameter": ("keel_zone zone=keel:1m sync=on;", "", "", ['invalid parameter "sync=on" of "keel_zone"'], 4),
+    "two zones in one": ("keel_zone zone=a:1m zone=b:1m;", "", "", ['invalid parameter "zone=b:1m" of "keel_zone"', "once each"], 4),
+    "state that is a file": ("keel_zone zone=a:1m state=nginx.conf;", "", "", ['state=', 'nginx.conf of "keel_zone" is no directory'], 4),
+    "zone of another module": ("limit_req_zone $uri zone=keel:1m rate=1r/s;\n" + ZONE, "", "", ['"keel" is already declared for a different use'], 5),
+    "cache name too long": (ZONE + f"keel_cache_name {'x' * 65};", "", "", ["up to 64 letters"], 4),
     "two zones": (ZONE + "\n" + ZONE, "", "", ['"keel_zone" directive is duplicate'], 5),
     "zone in a server": ("", ZONE, "", ['"keel_zone" directive is not allowed here'], 6),
     "observing without a zone": ("", "keel on;\nkeel_registry docker.io;", "", ['"keel on" in', ":6 needs", '"keel_zone"'], 0),
@@ -82,6 +86,27 @@ WRONG = {
     "companion by ftp": (ZONE + "keel_companion ftp://a/;", "", "", ['"ftp://a/" in "keel_companion" must be an http:// or https:// URL'], 4),
     "companion without a host": (ZONE + "keel_companion http:///x;", "", "", ['"http:///x" in "keel_companion" has no host'], 4),
     "companion with a password": (ZONE + "keel_companion http://u:p@a/;", "", "", ['must not hold a user name or password'], 4),
+    "companion with a fragment": (ZONE + "keel_companion http://a/#x;", "", "", ["must not hold a fragment"], 4),
+    "companion with white space": (ZONE + 'keel_companion "http://a/b c";', "", "", ["must not hold white space"], 4),
+    "companion on a port too high": (ZONE + "keel_companion http://a:65536/;", "", "", ['"http://a:65536/" in "keel_companion" has no host with a port'], 4),
+    "companion on a port that is none": (ZONE + "keel_companion http://a:b/;", "", "", ["has no host with a port"], 4),
+    "companion on a port alone": (ZONE + "keel_companion http://:1/;", "", "", ["has no host with a port"], 4),
+    "companion with half an address": (ZONE + "keel_companion http://[::1/;", "", "", ["has no host with a port"], 4),
+    "companion with a ca for http": (ZONE + COMPANION + " ca=/etc/ssl/certs/ca-certificates.crt;", "", "", ["is for https:// only"], 4),
+    "companion with a ca that is none": (ZONE + "keel_companion https://a/ ca=nginx.conf;", "", "", ["nginx.conf holds no certificate in PEM form"], 4),
+    "companion with a ca that is a directory": (ZONE + "keel_companion https://a/ ca=/;", "", "", ["ca=/ holds no certificate"], 4),
+    "companion with two secrets": (ZONE + "keel_companion https://a/ secret=/a secret=/b;", "", "", ["/a cannot be used"], 4),
+    "keel twice": (ZONE, "keel on;\nkeel off;", "", ['"keel" directive is duplicate'], 7),
+    "hold twice": (ZONE, "keel_hold on;\nkeel_hold off;", "", ['"keel_hold" directive is duplicate'], 7),
+    "hold maybe": (ZONE, "keel_hold maybe;", "", ['invalid value "maybe" in "keel_hold" directive'], 6),
+    "holding without a zone": ("", "keel_hold on;", "", ['"keel_hold on" in', ":6 needs", '"keel_zone"'], 0),
+    "holding without a directory": ("keel_zone zone=keel:1m state=off;", "keel_hold on;", "", ['"keel_hold on" in', ":6 needs", "state=off"], 0),
+    "api twice": (ZONE, "", "keel_api;\nkeel_api;", ['"keel_api" and another handler'], 9),
+    "api with a secret of nobody": (ZONE, "", "keel_api secret=:/a;", ['secret= of "keel_api" needs NAME:FILE'], 8),
+    "api with a missing secret": (ZONE, "", "keel_api secret=a:/no/such/file;", ['"keel_api": the secret file /no/such/file cannot be used'], 8),
+    "api in a named location": (ZONE, "location @x { keel_api; }", "", ['"keel_api" needs a prefix location'], 6),
+    "registry with two parameters": (ZONE, "keel_registry $arg_ns names=a names=b;", "", ['invalid number of arguments in "keel_registry"'], 6),
+    "registry with an unknown parameter": (ZONE, "keel_registry $arg_ns name=a;", "", ['invalid parameter "name=a" of "keel_registry"'], 6),
     "companion on a relative socket": (ZONE + "keel_companion unix:keeld.sock;", "", "", ["needs an absolute socket path"], 4),
     "companion on a long socket": (ZONE + f"keel_companion unix:/{'x' * 107};", "", "", ["at most 107 bytes"], 4),
     "companion twice": (ZONE + COMPANION + ";\nkeel_companion http://127.0.0.1:1/;", "", "", ["is duplicate: this URL is there already"], 5),
@@ -104,6 +129,66 @@ def test_e2_wrong_directive_is_named_with_its_line(tmp_path, case):
         assert message.endswith(f"in {tmp_path}/nginx.conf:{line}")
     else:
         assert f"{tmp_path}/nginx.conf" in message or "variable" in message
+
+
+# A line of each directive that is right where it is allowed.
+RIGHT = {
+    "keel_zone": "keel_zone zone=keel:1m state=off;",
+    "keel_cache_name": "keel_cache_name c;",
+    "keel": "keel off;",
+    "keel_registry": "keel_registry docker.io;",
+    "keel_hold": "keel_hold off;",
+    "keel_verify": "keel_verify on;",
+    "keel_node": "keel_node $http_x_node;",
+    "keel_companion": "keel_companion https://a/;",
+    "keel_api": "keel_api;",
+}
+PLACES = {
+    "http": "http { %s }",
+    "server": "http { server { listen 127.0.0.1:1; %s } }",
+    "location": "http { server { listen 127.0.0.1:1; location /k/ { %s } } }",
+    "main": "%s http { }",
+    "events": "%s",
+    "upstream": "http { upstream u { server 127.0.0.1:1; %s } }",
+    "limit_except": "http { server { listen 127.0.0.1:1; location /k/ { limit_except GET { %s } } } }",
+    "if": "http { server { listen 127.0.0.1:1; location /k/ { if ($arg_a) { %s } } } }",
+}
+
+
+def documented():
+    """{directive: contexts} as doc/directives.md has them."""
+    found = {}
+    for part in (ROOT / "doc/directives.md").read_text().split("\n## ")[1:]:
+        if context := re.search(r"^\| Context \| *(.*?) *\|$", part, re.MULTILINE):
+            name = part.splitlines()[0]
+            assert re.search(rf"^\| Syntax  \| `{name}\b.*;` *\|$", part, re.MULTILINE), name
+            assert re.search(r"^\| Default \| \S", part, re.MULTILINE), name
+            found[name] = set(re.findall(r"`(\w+)`", context[1]))
+    return found
+
+
+def test_every_directive_is_documented():
+    source = (ROOT / "ngx_keel_module.cpp").read_text()
+    assert set(re.findall(r'ngx_string\("(keel\w*)"\)', source)) == set(documented()) == set(RIGHT)
+
+
+@pytest.mark.parametrize("directive", RIGHT)
+def test_a_directive_is_allowed_where_the_documentation_says_and_nowhere_else(tmp_path, directive):
+    for place, around in PLACES.items():
+        zone = "" if directive == "keel_zone" else "keel_zone zone=keel:1m state=kept;"
+        name = "" if directive == "keel_cache_name" else "keel_cache_name c;"
+        text = (around % ("\n" + RIGHT[directive] + "\n")).replace("http {", f"http {{ access_log off; {zone} {name}", 1)
+        events = "events { }" if place != "events" else f"events {{ {text} }} http {{ }}"
+        config = tmp_path / "nginx.conf"
+        config.write_text(f"load_module {build()}/ngx_keel_module.so; pid {tmp_path}/pid; error_log stderr; {events} {text if place != 'events' else ''}")
+        done = subprocess.run([program("nginx"), "-t", "-p", f"{tmp_path}/", "-e", f"{tmp_path}/error.log", "-c", config],
+                              capture_output=True, text=True, timeout=30)  # fmt: skip
+        emerg = [line for line in done.stderr.splitlines() if "[emerg]" in line]
+        refused = [line for line in emerg if f'"{directive}" directive is not allowed here in {config}:2' in line]
+        if place in documented()[directive]:
+            assert emerg == [], (place, emerg)
+        else:
+            assert refused, (place, done.stderr)
 
 
 def test_e2_secret_that_others_may_read(tmp_path, secret):

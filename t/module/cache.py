@@ -298,8 +298,8 @@ class Receiver:
     behaviour: what to answer, a status or a callable (batch) -> status; "hang" keeps the connection open.
     """
 
-    def __init__(self, secret=SECRET, unix=None):
-        self.secret, self.behaviour, self.unix = secret, 204, unix
+    def __init__(self, secret=SECRET, unix=None, host="127.0.0.1"):
+        self.secret, self.behaviour, self.unix, self.host = secret, 204, unix, host
         self.lock = threading.Lock()
         self.attempts = []  # (monotonic time, headers, events, status) of every request
         self.headers = {}  # to add to answers
@@ -350,7 +350,7 @@ class Receiver:
         if self.unix:
             self.server = Unix(str(self.unix), Handler)
         else:
-            self.server = Tcp(("127.0.0.1", self.port or 0), Handler)
+            self.server = Tcp((self.host, self.port or 0), Handler)
             self.port = self.server.server_port
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
@@ -364,7 +364,7 @@ class Receiver:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}/v1/events"
+        return f"http://{self.host}:{self.port}/v1/events"
 
     def judge(self, path, headers, body):
         now = time.monotonic()

@@ -22,7 +22,8 @@ from lab.registry import ACCEPT, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Regis
 REQUESTS = 10_000
 SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
-# What nginx does with an answer on its way: more lines for the location, the server, the http block.
+CACHED = "proxy_cache manifests; proxy_cache_valid any 1m; proxy_cache_key $request_method$uri$http_accept$http_range;"
+# What nginx does with an answer on its way: more lines for the location and the server. module: more for the module.
 SHAPES = {
     "plain": {},
     "unbuffered": {"location": "proxy_buffering off;"},
@@ -33,7 +34,9 @@ SHAPES = {
                     "server": "location @other { return 418 'other'; }"},
     "retried": {"location": "proxy_intercept_errors on; error_page 404 = @again;",
                 "server": "location @again { proxy_pass http://registry; }"},
-    "cached": {"location": "proxy_cache manifests; proxy_cache_valid any 1m; proxy_cache_key $request_method$uri$http_accept$http_range;"},
+    "cached": {"location": CACHED},
+    "verified": {"module": "keel_verify on;"},
+    "verified and cached": {"location": CACHED + "sendfile on;", "module": "keel_verify on;"},
 }  # fmt: skip
 
 
@@ -199,15 +202,16 @@ def record(tmp_path, world, ports, side, shape, number):
     registry, strange, digest, blob, names = world
     options = {key: SHAPES[shape].get(key, "") for key in ("location", "server")}
     options["server"] += f"location /v2/odd/ {{ proxy_pass http://127.0.0.1:{strange.port}; {options['location']} }}"
-    more = {} if side == "with" else {"module": None}
+    observe = "keel on; keel_registry registry.example; " + SHAPES[shape].get("module", "")
+    more = {"observe": observe} if side == "with" else {"module": None}
     http = f"""ssl_certificate {tmp_path}/tls.pem; ssl_certificate_key {tmp_path}/tls.pem;
         proxy_cache_path {tmp_path}/{side}-cache keys_zone=manifests:1m use_temp_path=off;
-        server {{ listen 127.0.0.1:{ports[1]} ssl http2; {"keel on; keel_registry registry.example;" if side == "with" else ""}
+        server {{ listen 127.0.0.1:{ports[1]} ssl http2; {observe if side == "with" else ""}
                   {options["server"]} location /v2/ {{ proxy_pass http://registry; {options["location"]} }} }}"""
     with Cache(tmp_path / side, registry.port, http=http, workers=1, port=ports[0], **options, **more) as nginx:
         said = list(conversations(mix("test/app", digest, blob, names, number - number // 10, shape), random.Random(shape)))
         # What a cache answers depends on the order.
-        with concurrent.futures.ThreadPoolExecutor(1 if shape == "cached" else 4) as pool:
+        with concurrent.futures.ThreadPoolExecutor(1 if CACHED in options["location"] else 4) as pool:
             answers = [answer for answers in pool.map(lambda one: converse(nginx.port, one), said) for answer in answers]
         answers.append(by_http2(ports[1], mix("test/app", digest, blob, names, number // 10, shape + "2"), tmp_path))
         assert not nginx.complaints()

@@ -167,6 +167,10 @@ Reply tags(ngx_http_request_t* r, const MainConf& conf) {
 
 Reply holds(const MainConf& conf) {
     const HoldCopy& copy = current_holds(conf);
+    // Nothing known is not the same as nothing held.
+    if (!copy.problem.empty() && copy.set.holds.empty()) {
+        return fault(NGX_HTTP_SERVICE_UNAVAILABLE, {"unreadable", copy.problem});
+    }
     const Time now = to_time(wall_millis());
     json_t* list = json_array();
     Json page =
@@ -289,7 +293,7 @@ Reply metrics(const MainConf& conf) {
         const std::string_view url = view(static_cast<Companion*>(conf.companions->elts)[i].url);
         const CompanionState state = table.companion(url);
         sample(out, "keel_companion_behind", "url=\"" + std::string{url} + "\"",
-               head.seq - state.acked);
+               head.seq - std::min(head.seq, state.acked));  // read one after the other
     }
     return {NGX_HTTP_OK, out, "text/plain; version=0.0.4"};
 }

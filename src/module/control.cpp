@@ -184,6 +184,8 @@ Ticket Control::post(const HoldWish& wish, ngx_msec_t deadline) {
     for (int i = 0; i < static_cast<int>(kMails); ++i) {
         Mail& mail = layout.mails[i];
         if (!reusable(mail)) continue;
+        mail.state = MailState::free;  // who dies in here leaves nothing that could be fulfilled
+        ngx_memory_barrier();
         mail.worker = ngx_pid;
         mail.number = ++layout.next_number;
         mail.deadline = deadline;

@@ -25,6 +25,8 @@ namespace {
 constexpr ngx_msec_t kPass = 1'000;
 constexpr ngx_msec_t kBusy = 20;  // until the next try when somebody else has the lock
 constexpr std::chrono::hours kAnnounce{24};
+constexpr const char* kUnreadable =
+    "the file of holds cannot be read, so nothing is written over it; the log says why";
 // How much worse a count gets before companions are told again: at the first, the second, the
 // fourth and so on.
 constexpr std::uint64_t kGrowth = 2;
@@ -93,20 +95,28 @@ void replace_bad_file(Writer& writer, const Error& why) {
     }
 }
 
-// Takes over what the file says now. False when there is something to repair, which needs the lock.
-bool refresh(Writer& writer, bool locked) {
+// What a look at the file found.
+enum class Look : std::uint8_t {
+    fine,
+    to_repair,   // which needs the lock
+    unreadable,  // what it says is not known, so nothing may be written over it
+};
+
+// Takes over what the file says now.
+Look refresh(Writer& writer, bool locked) {
     const FileStamp stamp = FileStamp::of(writer.directory + "/holds");
     const bool same = writer.read && stamp == writer.stamp;
-    if (same && writer.word.load() == writer.set.revision) return true;
+    if (same && writer.word.load() == writer.set.revision) return Look::fine;
     if (!same) {
         Expected<HoldRead> read = read_holds(writer.directory);
         if (!read && read.error().code != "bad-holds") {
             complain(writer, read.error().text);
-            return true;  // nothing here would mend it
+            return Look::unreadable;
         }
         if (!read) {
-            if (locked) replace_bad_file(writer, read.error());
-            return locked;
+            if (!locked) return Look::to_repair;
+            replace_bad_file(writer, read.error());
+            return Look::fine;
         }
         // A file that is gone was taken away by somebody who wants no holds.
         const std::uint64_t revision = std::max(writer.set.revision, writer.word.load());
@@ -116,10 +126,10 @@ bool refresh(Writer& writer, bool locked) {
         writer.read = true;
     }
     if (writer.word.is_open() && writer.word.load() != writer.set.revision) {
-        if (!locked) return false;
+        if (!locked) return Look::to_repair;
         (void)writer.word.store(writer.directory, writer.set.revision);
     }
-    return true;
+    return Look::fine;
 }
 
 // --- telling ---
@@ -276,11 +286,13 @@ void fulfil_all(Writer& writer) {
     }
 }
 
-void refuse_all(Writer& writer, const std::string& why) {
+// The delay until the next pass.
+ngx_msec_t refuse_all(Writer& writer, const std::string& why) {
     while (auto mail = writer.control.take()) {
         writer.control.finish(mail->first,
                               refused(writer, NGX_HTTP_INSUFFICIENT_STORAGE, "not-written", why));
     }
+    return kPass;
 }
 
 // --- a pass ---
@@ -288,8 +300,9 @@ void refuse_all(Writer& writer, const std::string& why) {
 // The delay until the next one.
 ngx_msec_t pass(Writer& writer) {
     if (!writer.word.is_current(writer.directory)) (void)writer.word.open(writer.directory);
-    const bool fine = refresh(writer, false);
-    if (fine && !has_expired(writer) && !writer.control.has_mail()) {
+    const Look look = refresh(writer, false);
+    if (look == Look::unreadable) return refuse_all(writer, kUnreadable);
+    if (look == Look::fine && !has_expired(writer) && !writer.control.has_mail()) {
         tell_all(writer);
         return kPass;
     }
@@ -299,10 +312,9 @@ ngx_msec_t pass(Writer& writer) {
         const std::string why =
             "cannot lock " + writer.directory + "/lock: " + std::strerror(lock.error());
         complain(writer, why);
-        refuse_all(writer, why);
-        return kPass;
+        return refuse_all(writer, why);
     }
-    (void)refresh(writer, true);
+    if (refresh(writer, true) == Look::unreadable) return refuse_all(writer, kUnreadable);
     lift_expired(writer);
     fulfil_all(writer);
     tell_all(writer);

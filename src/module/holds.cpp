@@ -21,6 +21,8 @@ constexpr std::string_view kInfix = "/manifests/";
 // hand, or a word that could not be written.
 constexpr ngx_msec_t kLook = 1'000;
 
+const FileStamp kNoFile{-1UL, 0, 0, 0};  // of none that there is
+
 // What this process follows. One per process, made at the first look.
 struct Follower {
     const MainConf* conf = nullptr;
@@ -55,7 +57,10 @@ void take(Follower& follower, HoldRead read) {
 
 // A file that cannot be read or trusted changes nothing: what was held stays held.
 void refuse(Follower& follower, const Error& why) {
-    follower.stamp = FileStamp::of(follower.directory + "/holds");
+    // Content that is not to be trusted is read again when it is other content; what could not be
+    // read at all, at the next look.
+    follower.stamp =
+        why.code == "bad-holds" ? FileStamp::of(follower.directory + "/holds") : kNoFile;
     follower.copy.problem = follower.directory + "/holds: " + why.text;
     if (!follower.gate.open()) return;
     ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
@@ -81,7 +86,7 @@ void follow(Follower& follower, const MainConf& conf) {
         follower.directory = view(conf.state->name);
         follower.word.close();
         follower.copy = HoldCopy{};
-        follower.stamp = FileStamp{-1UL, 0, 0, 0};  // of no file that there is
+        follower.stamp = kNoFile;
     }
     follower.look_at = ngx_current_msec + kLook;
     if (!follower.word.is_current(follower.directory)) {

@@ -103,7 +103,8 @@ class Publisher {
         curl_easy_setopt(easy, CURLOPT_USERAGENT, "ngx-keel/" KEEL_VERSION);
         curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, kConnectTimeout);
         curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, kTimeout);
-        // A new connection asks for the name's address again: a companion that moved is found at once.
+        // A new connection asks for the name's address again: a companion that moved is found at
+        // once.
         curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L);
         curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
         curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);

@@ -418,6 +418,11 @@ Outcome older_digest(Header& header, Entry& entry, int index, const Observation&
 
 Outcome new_digest(Locked& locked, Entry* entry, const Observation& seen) noexcept {
     Header& header = locked.header();
+    // Which of the two is newer is not known; the next answer tells.
+    if (began_before_last_change(*entry, seen)) {
+        add(header, Counter::overtaken);
+        return {};
+    }
     const Digest before = digest_at(*entry, entry->current);
     touch(header, *entry, seen.monotonic);
     const Mutation mutation{header};

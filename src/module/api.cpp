@@ -317,6 +317,12 @@ Reply read(ngx_http_request_t* r, const Expected<ApiPath>& path) {
         return fault(path.error().code == "not-found" ? NGX_HTTP_NOT_FOUND : NGX_HTTP_BAD_REQUEST,
                      path.error());
     }
+    if (path->resource == ApiResource::hold) {
+        return fault(NGX_HTTP_NOT_ALLOWED, {"not-allowed", "a hold is written: PUT or DELETE"});
+    }
+    if (path->resource == ApiResource::current) {
+        return fault(NGX_HTTP_NOT_ALLOWED, {"not-allowed", "a digest is confirmed by PUT"});
+    }
     if (!(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) {
         return fault(NGX_HTTP_NOT_ALLOWED, {"not-allowed", "this is for reading: GET or HEAD"});
     }
@@ -329,12 +335,9 @@ Reply read(ngx_http_request_t* r, const Expected<ApiPath>& path) {
             return metrics(conf);
         case ApiResource::holds:
             return holds(conf);
-        case ApiResource::hold:
-        case ApiResource::current:
-            break;
+        default:
+            return fault(NGX_HTTP_NOT_FOUND, {"not-found", "there is nothing here"});
     }
-    return fault(NGX_HTTP_NOT_ALLOWED,
-                 {"not-allowed", "this is for writing: PUT, or DELETE of a hold"});
 }
 
 bool is_write(ngx_http_request_t* r, const ApiPath& path) noexcept {

@@ -46,19 +46,19 @@ bool on_unix_socket(const ngx_http_request_t* r) noexcept {
     return r->connection->listening->sockaddr->sa_family == AF_UNIX;
 }
 
-// From /etc/passwd alone: other sources of names may ask the network.
-std::string user_name(uid_t uid) {
-    std::string name = "uid-" + std::to_string(uid);
+// From /etc/passwd alone: other sources of names may ask the network. One user has one name: where
+// the file cannot be read there is none.
+Expected<std::string> user_name(uid_t uid) {
     const std::unique_ptr<FILE, decltype(&std::fclose)> file{std::fopen("/etc/passwd", "re"),
                                                              std::fclose};
-    if (!file) return name;
+    if (!file) return fail("no-peer", "/etc/passwd cannot be read, so nobody has a name");
     passwd entry{};
     passwd* found = nullptr;
     std::array<char, 4096> buffer;
     while (fgetpwent_r(file.get(), &entry, buffer.data(), buffer.size(), &found) == 0) {
         if (found->pw_uid == uid && is_hold_author(found->pw_name)) return found->pw_name;
     }
-    return name;
+    return "uid-" + std::to_string(uid);
 }
 
 std::string_view header(ngx_http_request_t* r, std::string_view name) noexcept {

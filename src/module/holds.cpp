@@ -150,9 +150,11 @@ std::optional<Control::Count> judge(ngx_http_request_t* r, const HeldRequest& he
         if (!answer.has_digest || answer.bad_digest) return std::nullopt;
         return answer.digest == held.digest ? Control::Count::answer : Control::Count::ineffective;
     }
-    const bool own_fault = status == NGX_HTTP_UNAUTHORIZED ||
-                           status == NGX_HTTP_RANGE_NOT_SATISFIABLE ||
-                           (status == NGX_HTTP_NOT_FOUND && !accepts_all_types(r));
+    const bool own_fault =
+        status == NGX_HTTP_BAD_REQUEST || status == NGX_HTTP_UNAUTHORIZED ||
+        status == NGX_HTTP_NOT_ALLOWED || status == NGX_HTTP_REQUEST_URI_TOO_LARGE ||
+        status == NGX_HTTP_RANGE_NOT_SATISFIABLE || status == NGX_HTTP_REQUEST_HEADER_TOO_LARGE ||
+        (status == NGX_HTTP_NOT_FOUND && !accepts_all_types(r));
     if (own_fault) return std::nullopt;
     return Control::Count::unfetchable;
 }

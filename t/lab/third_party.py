@@ -2,6 +2,7 @@
 ../shared/third-party beside the checkout. Unpacked once, below ~/.cache/ngx-keel.
 """
 
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -28,20 +29,19 @@ def there(name):
 
 
 def once(into, make):
-    """The folder `into` below kept(), made by make(temporary folder) where it is not there; two at once do no harm."""
+    """The folder `into` below kept(), made by make(temporary folder) where it is not there, by one at a time."""
     place = kept() / into
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
-        temporary.chmod(0o755)
-        try:
-            make(temporary)
-            temporary.rename(place)
-        except OSError:
-            if not place.exists():
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{place}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+            temporary.chmod(0o755)
+            try:
+                make(temporary)
+                temporary.rename(place)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     return place
 
 

@@ -17,6 +17,11 @@ collect_ignore = list(MISSING)
 _lines = [f"{name}.tar.xz is not in {third_party.archives()}: {test} does not run" for test, name in MISSING.items()]
 
 
+def pytest_configure():
+    if ALL and MISSING:
+        raise pytest.UsageError("; ".join(_lines) + ". Set KEEL_THIRD_PARTY to their folder; `t/run conformance` runs what needs none of them.")
+
+
 @pytest.fixture(scope="session")
 def tell():
     """tell(line): a line for the end of the run."""

@@ -112,10 +112,6 @@ Task<Expected<CacheHolds>> HoldApi::list() {
         co_return tl::unexpected<Error>(response.error());
     }
     CacheHolds all;
-    all.revision = "0";
-    if (response->status == 404) {
-        co_return all;
-    }
     const std::string where = cache_.api + "/holds ";
     const Json root = parse_json(response->body);
     const json_t* list = json_object_get(root.get(), "holds");

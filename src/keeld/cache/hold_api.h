@@ -56,7 +56,8 @@ class HoldApi {
     // kernel says who asks.
     HoldApi(HttpClient& http, const Clock& clock, CacheConfig cache);
 
-    // A cache whose module knows no holds has none. Errors: HttpClient's; "bad-answer".
+    // Errors: HttpClient's; "bad-answer", also where nothing is found: the module always has a
+    // list.
     [[nodiscard]] Task<Expected<CacheHolds>> list();
     // Both return once the cache has it on disk. Errors: HttpClient's; "stale": the set of holds is
     // no longer at that revision; "no-secret": keel_api cannot be written to with this

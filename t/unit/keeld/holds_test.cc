@@ -94,7 +94,7 @@ struct FakeCache {
         if (target.starts_with("/v2/")) {
             return part(target.substr(target.rfind('/') + 1));
         }
-        if (method == "GET") return list();
+        if (method == "GET") return lost ? Reply{"404 Not Found", "", ""} : list();
         return write(method, target, request);
     }
 
@@ -184,6 +184,7 @@ struct FakeCache {
     HoldSet set;
     std::string author = "keeld";
     bool away = false;
+    bool lost = false;  // something else is where keel_api was
     bool read_only = false;
     bool swallow = false;  // writes, and does not say so
     std::set<std::string> missing;
@@ -540,6 +541,18 @@ TEST_F(HoldsTest, a_cache_that_forgot_is_told_again) {
     // It was found complete a moment ago.
     for (std::size_t i = asked; i < a.peer.asked.size(); ++i)
         EXPECT_EQ(a.peer.asked[i].find("/v2/"), std::string::npos) << a.peer.asked[i];
+}
+
+TEST_F(HoldsTest, d8_an_answer_404_is_not_a_cache_without_holds) {
+    EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
+    a.lost = true;
+    const auto read = test::await(loop, holds->read_now(tag()));
+    ASSERT_FALSE(read);
+    EXPECT_NE(read.error().text.find("404"), std::string::npos) << read.error().text;
+    EXPECT_EQ(problems(), "hold-not-set");
+    ASSERT_TRUE(pulled());
+    EXPECT_TRUE(pulled()->everywhere);
+    EXPECT_EQ(a.writes.size(), 1U);
 }
 
 TEST_F(HoldsTest, it_ends_by_itself) {

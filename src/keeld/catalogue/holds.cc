@@ -560,18 +560,19 @@ Task<Expected<void>> Holds::read_now(Tag tag) {
 // whole.
 Task<std::optional<Holds::Result>> Holds::choose_digest(Wish* wish) {
     const TagInfo* info = parts_.tags.find(wish->tag);
-    if (info == nullptr || info->current.empty()) {
-        Tag tag = wish->tag;
-        const Expected<Answer> answer = co_await parts_.look_up(std::move(tag));
-        info = parts_.tags.find(wish->tag);
-        if (!answer && !wish->digest) {
-            co_return refusal("no-answer", "what the tag answers now could not be asked: " +
-                                               answer.error().text + "; name the digest with --at");
-        }
+    if (wish->digest && info != nullptr && !info->current.empty()) {
+        co_return std::nullopt;
     }
-    if (!wish->digest && info != nullptr) {
-        wish->digest = info->current;
+    Tag tag = wish->tag;
+    const Expected<Answer> answer = co_await parts_.look_up(std::move(tag));
+    if (wish->digest) {
+        co_return std::nullopt;  // asked only for whether the tag answers an index
     }
+    if (!answer) {
+        co_return refusal("no-answer", "what the tag answers now could not be asked: " +
+                                           answer.error().text + "; name the digest with --at");
+    }
+    wish->digest = answer->digest;
     co_return std::nullopt;
 }
 

@@ -257,13 +257,16 @@ void Holds::forget_lost(Cache& cache) {
 }
 
 void Holds::count(Cache& cache, const CacheHold& hold) {
-    Counted& counted = cache.counted[hold.tag];
+    const auto [at, first] = cache.counted.try_emplace(hold.tag);
+    Counted& counted = at->second;
     const std::string before = counted.trouble;
     if (hold.answers < counted.answers || hold.unfetchable < counted.unfetchable ||
         hold.ineffective < counted.ineffective) {
         counted = Counted{};  // another life of the hold, or of the cache
     }
-    if (hold.ineffective > counted.ineffective) {
+    if (first) {
+        // What was counted before anybody looked is no news: it may have been over long ago.
+    } else if (hold.ineffective > counted.ineffective) {
         counted.trouble = "ineffective";
     } else if (hold.unfetchable > counted.unfetchable) {
         counted.trouble = "unfetchable";

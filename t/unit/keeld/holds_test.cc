@@ -617,6 +617,18 @@ TEST_F(HoldsTest, answers_that_fail_under_a_hold_are_told_until_one_goes_well) {
     EXPECT_NE(history().find("ineffective by cache-a"), std::string::npos);
 }
 
+TEST_F(HoldsTest, what_was_counted_before_a_restart_is_no_news) {
+    EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
+    a.answers = 7;
+    a.unfetchable = a.ineffective = 2;
+    start();
+    round();
+    EXPECT_EQ(problems(), "");
+    a.unfetchable = 3;
+    look();
+    EXPECT_TRUE(until([this] { return problems() == "hold-unfetchable"; })) << problems();
+}
+
 TEST_F(HoldsTest, another_digest_takes_the_place_of_the_first) {
     EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
     EXPECT_EQ(set(wish(two.digest, "better")), "cache-a held, cache-b held");

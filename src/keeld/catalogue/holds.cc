@@ -490,11 +490,15 @@ void Holds::tell_all() {
 
 void Holds::tell(const Tag& tag) {
     const HoldRow* row = wanted(tag);
+    const Time now = parts_.clock.now();
     std::optional<Held> held;
     std::vector<std::pair<std::string, std::string>> has;  // cache, digest
     for (const auto& [name, cache] : caches_) {
         std::string digest;
-        if (const auto listed = cache.holds.find(tag); listed != cache.holds.end()) {
+        const auto listed = cache.holds.find(tag);
+        const bool there = listed != cache.holds.end();
+        // A cache that is away ends its holds by itself too.
+        if (there && (listed->second.until == Time{} || now < listed->second.until)) {
             digest = listed->second.digest.to_string();
             const bool wished = row != nullptr && row->digest == digest;
             if (!held || (wished && held->digest.to_string() != digest)) {
@@ -531,7 +535,7 @@ void Holds::tell(const Tag& tag) {
             }
         }
     }
-    if (parts_.tags.hold(tag, std::move(held), parts_.clock.now())) {
+    if (parts_.tags.hold(tag, std::move(held), now)) {
         parts_.changed(tag);
     }
 }

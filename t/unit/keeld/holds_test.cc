@@ -570,10 +570,28 @@ TEST_F(HoldsTest, it_ends_by_itself) {
     clock.time = at(3601);
     look();
     EXPECT_TRUE(until([this] { return a.held() == nullptr && b.held() == nullptr; }));
-    EXPECT_TRUE(until([this] { return !pulled(); }));
+    EXPECT_TRUE(until([this] { return !pulled() && holds->all().empty(); }));
     EXPECT_EQ(release(), "not-held!");
     const std::string told = history();
     EXPECT_NE(told.find("expired by keeld"), std::string::npos) << told;
+}
+
+TEST_F(HoldsTest, it_ends_also_where_the_cache_is_away) {
+    Holds::Wish made = wish(one.digest);
+    made.until = at(3600);
+    EXPECT_EQ(set(made), "cache-a held, cache-b held");
+    a.hold_for("somebody", one.digest, "other");
+    a.set.holds.back().until = at(1800);
+    round();
+    ASSERT_TRUE(tags.find(tag("other"))->held);
+    a.away = b.away = true;
+    clock.time = at(1800);
+    look();
+    EXPECT_TRUE(until([this] { return !tags.find(tag("other"))->held; }));
+    EXPECT_TRUE(pulled());
+    clock.time = at(3600);
+    look();
+    EXPECT_TRUE(until([this] { return !pulled(); }));
 }
 
 TEST_F(HoldsTest, its_end_is_announced_a_day_before) {

@@ -26,6 +26,14 @@ std::string brief(const Digest& digest) {
     return brief_digest(digest.to_string());
 }
 
+// What a check that failed is told as.
+std::string failure_of(const Error& error) {
+    return error.text + (error.code == "no-path"
+                             ? ": nothing tells whether it is complete there, so that cache holds "
+                               "it with keelctl hold --force only"
+                             : "");
+}
+
 // It says nothing of the digest.
 bool is_away(const Error& error) {
     return error.code == "unreachable" || error.code == "timeout" || error.code == "tls" ||
@@ -448,7 +456,7 @@ void Holds::note_check(Cache& cache, const Tag& tag, const Digest& digest,
     check.under_way = false;
     check.again = false;
     if (!outcome) {
-        check.failure = outcome.error().text;
+        check.failure = failure_of(outcome.error());
         const bool unasked = outcome.error().code == "unavailable";
         check.not_before = parts_.clock.now() + (is_away(outcome.error()) ? kAwayRetry
                                                  : unasked                ? kUnaskedRetry
@@ -519,7 +527,7 @@ void Holds::tell(const Tag& tag) {
                 held = Held{*parsed, row->author, row->reason, row->since, row->until, true, ""};
             }
         }
-        if (!digest.empty() || parts_.registry.path_through(name, tag.registry)) {
+        if (!digest.empty() || serves(cache, tag)) {
             has.emplace_back(name, digest);
         }
     }
@@ -542,14 +550,9 @@ void Holds::tell(const Tag& tag) {
 
 Task<Expected<void>> Holds::read_now(Tag tag) {
     const std::string asked = parts_.registry.cache_of(tag.registry);
-    std::vector<Cache*> serving;
-    for (auto& [name, cache] : caches_) {
-        if (parts_.registry.path_through(name, tag.registry)) {
-            serving.push_back(&cache);
-        }
-    }
+    const std::vector<Cache*> caches = serving(tag);
     // A cache that was away a moment ago is not waited for, unless the answer will come from it.
-    for (Cache* cache : serving) {
+    for (Cache* cache : caches) {
         if (cache->name == asked || cache->problem.empty()) {
             co_await wait_for_round(cache, true);
         }
@@ -637,7 +640,7 @@ Task<std::vector<Holds::Result>> Holds::verify_everywhere(Wish wish) {
             continue;
         }
         const bool away = is_away(outcome.error());
-        results.push_back({name, false, away ? "away" : "incomplete", outcome.error().text});
+        results.push_back({name, false, away ? "away" : "incomplete", failure_of(outcome.error())});
         if (!wish.dry_run) {
             note_check(cache, wish.tag, *wish.digest, outcome);
         }

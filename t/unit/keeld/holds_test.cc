@@ -460,6 +460,26 @@ TEST_F(HoldsTest, a_cache_of_other_registries_is_not_asked) {
     EXPECT_TRUE(b.writes.empty());
 }
 
+// Who pulls through it would not get the held digest.
+TEST_F(HoldsTest, a_cache_without_a_lookup_path_is_one_that_serves_the_tag) {
+    config.caches[1].lookup.clear();
+    start();
+    const auto results = test::await(loop, holds->set(wish(one.digest)));
+    EXPECT_EQ(told(results), "cache-a held, cache-b incomplete!");
+    EXPECT_NE(results.at(1).text.find("--force"), std::string::npos) << results.at(1).text;
+    EXPECT_FALSE(pulled()->everywhere);
+    EXPECT_NE(pulled()->caches.find("cache-b does not hold it"), std::string::npos);
+    Holds::Wish made = wish(one.digest);
+    made.force = true;
+    EXPECT_EQ(set(made), "cache-a held, cache-b held");
+    EXPECT_TRUE(pulled()->everywhere);
+    EXPECT_EQ(release(), "cache-a released, cache-b released");
+    b.hold_for("somebody", one.digest);
+    round();
+    ASSERT_TRUE(pulled());
+    EXPECT_FALSE(pulled()->everywhere);
+}
+
 TEST_F(HoldsTest, what_a_cache_refuses_is_told_and_tried_again) {
     b.read_only = true;
     EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b refused!");

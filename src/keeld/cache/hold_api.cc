@@ -131,22 +131,31 @@ Task<Expected<CacheHolds>> HoldApi::list() {
     co_return all;
 }
 
-Task<Expected<void>> HoldApi::put(HoldRequest hold, std::string revision) {
+Task<Expected<std::string>> HoldApi::put(HoldRequest hold, std::string revision) {
     std::string method = "PUT";
     std::string body = body_of(hold);
-    co_return co_await write(std::move(method), std::move(hold.tag), std::move(revision),
-                             std::move(body));
+    const Expected<HttpResponse> response = co_await write(std::move(method), std::move(hold.tag),
+                                                           std::move(revision), std::move(body));
+    if (!response) {
+        co_return tl::unexpected<Error>(response.error());
+    }
+    const Json root = parse_json(response->body);
+    co_return std::string(text_of(json_object_get(root.get(), "hold"), "owner"));
 }
 
 Task<Expected<void>> HoldApi::remove(Tag tag, std::string revision) {
     std::string method = "DELETE";
     std::string body;
-    co_return co_await write(std::move(method), std::move(tag), std::move(revision),
-                             std::move(body));
+    const Expected<HttpResponse> response =
+        co_await write(std::move(method), std::move(tag), std::move(revision), std::move(body));
+    if (!response) {
+        co_return tl::unexpected<Error>(response.error());
+    }
+    co_return Expected<void>{};
 }
 
-Task<Expected<void>> HoldApi::write(std::string method, Tag tag, std::string revision,
-                                    std::string body) {
+Task<Expected<HttpResponse>> HoldApi::write(std::string method, Tag tag, std::string revision,
+                                            std::string body) {
     HttpRequest request = cache_request(cache_.api, "/holds/" + tag.to_string());
     request.method = method;
     request.timeout = kWriteTime;
@@ -175,7 +184,7 @@ Task<Expected<void>> HoldApi::write(std::string method, Tag tag, std::string rev
     const std::string where = cache_.name + " ";
     const Expected<HttpResponse> response = co_await http_.send(std::move(request));
     if (!response) {
-        co_return tl::unexpected<Error>(response.error());
+        co_return response;
     }
     if (response->status == 412) {
         co_return fail("stale", where + complaint(*response));
@@ -186,7 +195,7 @@ Task<Expected<void>> HoldApi::write(std::string method, Tag tag, std::string rev
     if (response->status / 100 != 2) {
         co_return fail("refused", where + complaint(*response));
     }
-    co_return Expected<void>{};
+    co_return response;
 }
 
 }  // namespace keel

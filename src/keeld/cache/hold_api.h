@@ -59,15 +59,16 @@ class HoldApi {
     // Errors: HttpClient's; "bad-answer", also where nothing is found: the module always has a
     // list.
     [[nodiscard]] Task<Expected<CacheHolds>> list();
-    // Both return once the cache has it on disk. Errors: HttpClient's; "stale": the set of holds is
+    // Both return once the cache has it on disk; put() with the owner as the cache calls it, empty
+    // when it does not say. Errors: HttpClient's; "stale": the set of holds is
     // no longer at that revision; "no-secret": keel_api cannot be written to with this
     // configuration; "refused", with what the cache says.
-    [[nodiscard]] Task<Expected<void>> put(HoldRequest hold, std::string revision);
+    [[nodiscard]] Task<Expected<std::string>> put(HoldRequest hold, std::string revision);
     [[nodiscard]] Task<Expected<void>> remove(Tag tag, std::string revision);
 
   private:
-    [[nodiscard]] Task<Expected<void>> write(std::string method, Tag tag, std::string revision,
-                                             std::string body);
+    [[nodiscard]] Task<Expected<HttpResponse>> write(std::string method, Tag tag,
+                                                     std::string revision, std::string body);
 
     HttpClient& http_;
     const Clock& clock_;

@@ -237,9 +237,9 @@ bool Holds::ours(const Cache& cache, const CacheHold& listed) const {
     if (!placed->second.owner.empty()) {
         return placed->second.owner == listed.owner;
     }
-    const auto row = rows_.find(listed.tag);
-    return row != rows_.end() && listed.digest.to_string() == placed->second.digest &&
-           listed.reason == row->second.reason && listed.until == row->second.until;
+    const PlacedRow& sent = placed->second;
+    return listed.digest.to_string() == sent.digest && listed.reason == sent.reason &&
+           listed.until == sent.until;
 }
 
 // What we had put there and somebody else has replaced since, or what is gone and not wanted back.
@@ -391,18 +391,28 @@ Task<Expected<void>> Holds::write(Cache* cache, Write what) {
     placed.tag = row->second.tag;
     placed.digest = row->second.digest;
     placed.verified = request.verified;
+    placed.reason = request.reason;
+    placed.until = request.until;
     parts_.ledger.put(placed);
+    const HoldRow wish = row->second;
     const Expected<void> noted = co_await parts_.ledger.durable();
     if (!noted) {
         co_return noted;
     }
     std::string revision = cache->revision;
-    const HoldRow wish = row->second;
-    const Expected<void> done = co_await cache->api.put(std::move(request), std::move(revision));
-    if (done && news) {
+    const Expected<std::string> owner =
+        co_await cache->api.put(std::move(request), std::move(revision));
+    if (!owner) {
+        co_return tl::unexpected<Error>(owner.error());
+    }
+    if (placed.owner.empty() && !owner->empty()) {
+        placed.owner = *owner;
+        parts_.ledger.put(placed);
+    }
+    if (news) {
         log(EntryKind::held, wish, "placed", cache->name, "by " + wish.author + ": " + wish.reason);
     }
-    co_return done;
+    co_return Expected<void>{};
 }
 
 // ---- Completeness ----

@@ -238,7 +238,9 @@ PlacedRow read_placed(const Statement& row) {
             .tag = row.text(1),
             .digest = row.text(2),
             .owner = row.text(3),
-            .verified = time_of(row.number(4))};
+            .verified = time_of(row.number(4)),
+            .reason = row.text(5),
+            .until = time_of(row.number(6))};
 }
 
 std::pair<Time, std::string> read_intended(const Statement& row) {
@@ -480,7 +482,8 @@ Expected<void> Ledger::Impl::prepare() {
         {hold_, upsert("holds", "tag",
                        {"tag", "digest", "id", "author", "reason", "since", "until", "forced",
                         "lifted", "lifted_by"})},
-        {placed_, upsert("placed", "cache, tag", {"cache", "tag", "digest", "owner", "verified"})},
+        {placed_, upsert("placed", "cache, tag",
+                         {"cache", "tag", "digest", "owner", "verified", "reason", "until"})},
         {erase_placed_, "DELETE FROM placed WHERE cache = ? AND tag = ?"},
         {prune_holds_,
          "DELETE FROM holds WHERE tag IN (SELECT tag FROM holds WHERE lifted <> 0 AND lifted < ? "
@@ -657,7 +660,7 @@ Expected<void> Ledger::Impl::apply(const HoldRow& row) {
 
 Expected<void> Ledger::Impl::apply(const PlacedRow& row) {
     placed_.reset().bind(row.cache).bind(row.tag).bind(row.digest).bind(row.owner);
-    return placed_.bind(millis(row.verified)).run();
+    return placed_.bind(millis(row.verified)).bind(row.reason).bind(millis(row.until)).run();
 }
 
 Expected<void> Ledger::Impl::apply(const ErasePlaced& row) {
@@ -878,7 +881,8 @@ std::vector<HoldRow> Ledger::holds() const {
 }
 
 std::vector<PlacedRow> Ledger::placed() const {
-    return impl_->rows("SELECT cache, tag, digest, owner, verified FROM placed", read_placed);
+    return impl_->rows("SELECT cache, tag, digest, owner, verified, reason, until FROM placed",
+                       read_placed);
 }
 
 std::vector<Entry> Ledger::entries(const EntryQuery& query) const {

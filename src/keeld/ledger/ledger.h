@@ -154,6 +154,10 @@ struct PlacedRow {
     std::string digest;
     std::string owner;  // as the cache calls it; empty: not told yet
     Time verified;      // the digest was last found complete through this cache; epoch: never
+    // Like the digest as it was last sent, whatever has been wanted since: by these it is known
+    // again when the answer was lost.
+    std::string reason;
+    Time until;
 };
 
 struct EntryQuery {

@@ -6,7 +6,7 @@
 namespace keel {
 
 // Rises with every change of the tables; a ledger with a higher one is refused.
-inline constexpr int kLedgerSchema = 2;
+inline constexpr int kLedgerSchema = 3;
 // PRAGMA application_id: "KEEL". A database without it is somebody else's and is not touched.
 inline constexpr int kLedgerApplication = 0x4b45454c;
 
@@ -136,6 +136,11 @@ CREATE TABLE placed (          -- what this keeld put into each cache, or was ab
 ) WITHOUT ROWID;
 
 ALTER TABLE tags ADD COLUMN held_at INTEGER NOT NULL DEFAULT 0;  -- a hold was last seen to begin or to end
+)sql",
+                                                            R"sql(
+ALTER TABLE placed ADD COLUMN reason TEXT NOT NULL DEFAULT '';   -- as it was last sent, like the digest
+ALTER TABLE placed ADD COLUMN until INTEGER NOT NULL DEFAULT 0;  -- as it was last sent; 0: until it is lifted
+UPDATE placed SET reason = holds.reason, until = holds.until FROM holds WHERE holds.tag = placed.tag;
 )sql"};
 
 }  // namespace keel

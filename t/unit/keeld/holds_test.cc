@@ -160,8 +160,9 @@ struct FakeCache {
         hold.until = parse_time(text_of(root.get(), "until"));
         hold.verified = parse_time(text_of(root.get(), "verified"));
         kind = text_of(root.get(), "kind");
+        const std::string written = R"({"hold":)" + encode_hold_text(hold) + "}";
         EXPECT_TRUE(set.put(std::move(hold)));
-        return swallow ? Reply{"502 Bad Gateway", "", ""} : Reply{"200 OK", "", "{}"};
+        return swallow ? Reply{"502 Bad Gateway", "", ""} : Reply{"200 OK", "", written};
     }
 
     // Somebody else's.
@@ -542,6 +543,36 @@ TEST_F(HoldsTest, killed_before_the_answer_it_still_knows_its_own) {
     EXPECT_EQ(a.held(), nullptr);
 }
 
+TEST_F(HoldsTest, what_is_wanted_next_does_not_hide_what_was_sent) {
+    a.swallow = b.swallow = true;
+    a.before_write = [this] { a.away = true; };
+    b.before_write = [this] { b.away = true; };
+    EXPECT_EQ(set(wish(one.digest)), "cache-a away!, cache-b away!");
+    ASSERT_NE(a.held(), nullptr);
+    Holds::Wish made = wish(one.digest, "other words");
+    made.until = at(3600);
+    made.force = true;
+    EXPECT_EQ(set(made), "cache-a away!, cache-b away!");
+    EXPECT_EQ(a.held()->reason, "why not");
+    a.away = b.away = a.swallow = b.swallow = false;
+    a.before_write = b.before_write = nullptr;
+    start();
+    EXPECT_TRUE(until(
+        [this] { return a.held()->reason == "other words" && b.held()->reason == "other words"; }));
+    EXPECT_EQ(a.held()->until, made.until);
+    EXPECT_TRUE(until([this] { return problems().empty(); })) << problems();
+    EXPECT_EQ(release(), "cache-a released, cache-b released");
+}
+
+TEST_F(HoldsTest, the_answer_to_a_write_tells_whose_it_is) {
+    b.away = true;
+    a.before_write = [this] { a.lost = true; };  // no list is read afterwards
+    EXPECT_EQ(set(wish(one.digest)), "cache-a away!, cache-b away!");
+    end();
+    ASSERT_EQ(ledger->placed().size(), 1U);
+    EXPECT_EQ(ledger->placed()[0].owner, "keeld");
+}
+
 TEST_F(HoldsTest, killed_between_the_note_and_the_write_it_goes_on) {
     HoldRow row;
     row.tag = tag().to_string();
@@ -550,7 +581,7 @@ TEST_F(HoldsTest, killed_between_the_note_and_the_write_it_goes_on) {
     row.reason = "noted";
     row.since = clock.time;
     ledger->put(row);
-    ledger->put(PlacedRow{"cache-a", row.tag, row.digest, "", clock.time});
+    ledger->put(PlacedRow{"cache-a", row.tag, row.digest, "", clock.time, row.reason, {}});
     end();
     start();
     EXPECT_TRUE(until([this] { return a.held() != nullptr && b.held() != nullptr; }));

@@ -722,9 +722,9 @@ TEST_F(LedgerTest, D7_HoldsComeBackAsTheyWereWritten) {
         before.digest = "sha256:00";
         ledger->put(before);
         ledger->put(hold);
-        ledger->put(PlacedRow{"cache-a", "t", "sha256:aa", "keeld", at(4)});
-        ledger->put(PlacedRow{"cache-b", "t", "sha256:aa", "", at(5)});
-        ledger->put(PlacedRow{"cache-c", "t", "sha256:aa", "", at(5)});
+        ledger->put(PlacedRow{"cache-a", "t", "sha256:aa", "keeld", at(4), "why", at(6)});
+        ledger->put(PlacedRow{"cache-b", "t", "sha256:aa", "", at(5), "", {}});
+        ledger->put(PlacedRow{"cache-c", "t", "sha256:aa", "", at(5), "", {}});
         ASSERT_TRUE(durable(*ledger));
         ledger->erase_placed("cache-c", "t");
         ASSERT_TRUE(durable(*ledger));
@@ -745,6 +745,9 @@ TEST_F(LedgerTest, D7_HoldsComeBackAsTheyWereWritten) {
     EXPECT_EQ(placed[0].cache + placed[0].tag + placed[0].digest + placed[0].owner,
               "cache-atsha256:aakeeld");
     EXPECT_EQ(placed[0].verified, at(4));
+    EXPECT_EQ(placed[0].reason, "why");
+    EXPECT_EQ(placed[0].until, at(6));
+    EXPECT_EQ(placed[1].until, Time{});
     // One that is still to be lifted somewhere outlives its age.
     ledger->prune(at(100));
     ASSERT_TRUE(durable(*ledger));
@@ -773,7 +776,25 @@ TEST_F(LedgerTest, AnOlderLedgerIsBroughtUpToDate) {
     EXPECT_EQ(ledger->tags()[0].current, "sha256:aa");
     EXPECT_EQ(ledger->tags()[0].held_at, Time{});
     EXPECT_TRUE(ledger->holds().empty());
-    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "2");
+    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "3");
+}
+
+TEST_F(LedgerTest, AnOlderLedgerKnowsItsHoldsByWhatWasWanted) {
+    {
+        const auto ledger = open();
+        ASSERT_NE(ledger, nullptr);
+        ledger->put(HoldRow{"t", "sha256:aa", "id", "alice", "why", at(1), at(2), false, {}, ""});
+        ledger->put(PlacedRow{"cache-a", "t", "sha256:aa", "", at(4), "", {}});
+        ASSERT_TRUE(durable(*ledger));
+    }
+    write(
+        "ALTER TABLE placed DROP COLUMN reason; ALTER TABLE placed DROP COLUMN until; "
+        "UPDATE meta SET value = '2' WHERE key = 'schema'");
+    const auto ledger = open();
+    ASSERT_NE(ledger, nullptr);
+    ASSERT_EQ(ledger->placed().size(), 1U);
+    EXPECT_EQ(ledger->placed()[0].reason, "why");
+    EXPECT_EQ(ledger->placed()[0].until, at(2));
 }
 
 TEST_F(LedgerTest, E2_AnotherProgramsDatabaseIsRefusedAndLeftAlone) {

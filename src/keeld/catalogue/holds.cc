@@ -19,6 +19,7 @@ constexpr Millis kCheckAgain = std::chrono::hours(6);
 constexpr Millis kCheckRetry = std::chrono::minutes(15);
 constexpr Millis kUnaskedRetry = std::chrono::minutes(1);  // the registry behind the cache failed
 constexpr Millis kAwayRetry{10'000};
+constexpr Millis kLongestRetry = std::chrono::hours(24);  // whatever a registry asks for
 constexpr Millis kClockGrain{1'000};  // a cache may keep its times in whole seconds
 constexpr int kStale = 5;
 
@@ -448,12 +449,30 @@ void Holds::start_check(Cache& cache) {
 }
 
 Task<void> Holds::check(Cache* cache, Tag tag, Digest digest) {
-    std::string name = cache->name;
     Tag asked = tag;
-    const Expected<Complete> complete = co_await check_complete(
-        parts_.loop, parts_.registry, std::move(name), std::move(asked), digest);
+    const Expected<Complete> complete = co_await ask_complete(cache, std::move(asked), digest);
     note_check(*cache, tag, digest, complete);
     cache->wake.notify();
+}
+
+// What has come is kept over tries that were cut short, as long as a whole check would count.
+Task<Expected<Complete>> Holds::ask_complete(Cache* cache, Tag tag, Digest digest) {
+    const Time now = parts_.clock.now();
+    std::erase_if(cache->fetched,
+                  [now](const auto& one) { return now - one.second->since >= kCheckAgain; });
+    std::shared_ptr<Fetched>& kept = cache->fetched[digest];
+    if (!kept) {
+        kept = std::make_shared<Fetched>();
+        kept->since = now;
+    }
+    std::shared_ptr<Fetched> fetched = kept;
+    std::string name = cache->name;
+    Expected<Complete> outcome = co_await check_complete(
+        parts_.loop, parts_.registry, std::move(name), std::move(tag), digest, std::move(fetched));
+    if (outcome || outcome.error().code == "incomplete") {
+        cache->fetched.erase(digest);
+    }
+    co_return outcome;
 }
 
 void Holds::note_check(Cache& cache, const Tag& tag, const Digest& digest,
@@ -467,10 +486,15 @@ void Holds::note_check(Cache& cache, const Tag& tag, const Digest& digest,
     check.again = false;
     if (!outcome) {
         check.failure = failure_of(outcome.error());
-        const bool unasked = outcome.error().code == "unavailable";
-        check.not_before = parts_.clock.now() + (is_away(outcome.error()) ? kAwayRetry
-                                                 : unasked                ? kUnaskedRetry
-                                                                          : kCheckRetry);
+        const std::string& code = outcome.error().code;
+        Millis wait = is_away(outcome.error()) ? kAwayRetry
+                      : code == "unavailable"  ? kUnaskedRetry
+                                               : kCheckRetry;
+        const auto fetched = cache.fetched.find(digest);
+        if (code == "rate-limited" && fetched != cache.fetched.end()) {
+            wait = std::clamp(fetched->second->retry_after, wait, kLongestRetry);
+        }
+        check.not_before = parts_.clock.now() + wait;
         return;
     }
     check.kind = outcome->kind;
@@ -621,9 +645,8 @@ Task<std::vector<Holds::Result>> Holds::verify_everywhere(Wish wish) {
     asked->left = caches.size();
     const auto one = [](Holds* self, std::shared_ptr<Asked> all, std::string name, Tag tag,
                         Digest digest) -> Task<void> {
-        std::string cache = name;
-        Expected<Complete> outcome = co_await check_complete(
-            self->parts_.loop, self->parts_.registry, std::move(cache), std::move(tag), digest);
+        Cache* cache = &self->caches_.at(name);
+        Expected<Complete> outcome = co_await self->ask_complete(cache, std::move(tag), digest);
         all->outcomes.emplace(std::move(name), std::move(outcome));
         --all->left;
         all->ended.notify();

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -149,6 +150,8 @@ class Holds {
         std::map<Tag, Counted> counted;
         std::map<Tag, PlacedRow> placed;
         std::map<Tag, Check> checks;
+        std::map<Digest, std::shared_ptr<Fetched>>
+            fetched;                         // by checks that did not come to an end
         std::map<Tag, std::string> refused;  // the last write of it failed, and why
         std::set<Tag> tried;                 // in this round
     };
@@ -176,6 +179,7 @@ class Holds {
     void forget_lost(Cache& cache);
     void start_check(Cache& cache);
     Task<void> check(Cache* cache, Tag tag, Digest digest);
+    [[nodiscard]] Task<Expected<Complete>> ask_complete(Cache* cache, Tag tag, Digest digest);
     void note_check(Cache& cache, const Tag& tag, const Digest& digest,
                     const Expected<Complete>& outcome);
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/rate_limit.h"
 #include "keeld/json.h"
 #include "keeld/signal.h"
 #include "keeld/spawn.h"
@@ -18,7 +19,6 @@ namespace keel {
 namespace {
 
 constexpr int kConcurrent = 4;
-constexpr auto kTime = std::chrono::minutes(5);
 constexpr std::int64_t kAnySize = -1;
 // A registry proxy that is asked for the same by several at once may fail some of them.
 constexpr int kTries = 3;
@@ -37,7 +37,8 @@ struct Check {
     Registry& registry;
     RegistryPath path;
     Tag tag;
-    Steady::time_point deadline = Steady::now() + kTime;
+    std::shared_ptr<Fetched> fetched;
+    Steady::time_point deadline;
     Complete found;
     std::set<Digest> known;
     std::deque<Part> manifests;
@@ -58,8 +59,14 @@ struct Check {
 };
 
 // What a status other than 200 means here: that a part is missing, or that nobody could be asked.
-Error refusal(int status, const std::string& where) {
-    const Error why = registry_refusal(status, where, "");
+Error refusal(Check& check, const HttpResponse& response, const std::string& where) {
+    const std::string_view retry_after = response.header("retry-after");
+    Error why = registry_refusal(response.status, where, retry_after);
+    if (why.code == "rate-limited") {
+        check.fetched->retry_after =
+            std::chrono::seconds(parse_retry_seconds(retry_after).value_or(0));
+        return why;
+    }
     const bool asked = why.code == "not-found" || why.code == "denied";
     return Error{asked ? "incomplete" : "unavailable", why.text};
 }
@@ -140,12 +147,17 @@ Task<Expected<HttpResponse>> fetch(std::shared_ptr<Check> check, std::string res
                                          std::move(what), std::move(take), left);
         if (!response) {
             last = Error{response.error().code, where + ": " + response.error().text};
+            if (last.code == "timeout" && check->left() < kPause) {
+                last = Error{"too-long", where + ": the time was over before all of it had come; " +
+                                             std::to_string(check->fetched->blobs.size()) +
+                                             " blobs need not come again"};
+            }
             break;  // the cache itself is away; what was cut off shows in its size
         }
         if (response->status == 200) {
             co_return response;
         }
-        last = refusal(response->status, where);
+        last = refusal(*check, *response, where);
         if (last.code != "unavailable") {
             break;
         }
@@ -181,6 +193,10 @@ Task<void> fetch_manifest(std::shared_ptr<Check> check, Part part) {
 }
 
 Task<void> fetch_blob(std::shared_ptr<Check> check, Part part) {
+    if (check->fetched->blobs.contains(part.digest)) {
+        ++check->found.blobs;
+        co_return;
+    }
     std::string where = "the blob " + name_of(*check, part);
     std::string name = where;
     std::string rest = "blobs/" + part.digest.to_string();
@@ -198,6 +214,7 @@ Task<void> fetch_blob(std::shared_ptr<Check> check, Part part) {
                                                 " bytes of " + std::to_string(part.size)});
     } else {
         ++check->found.blobs;
+        check->fetched->blobs.insert(part.digest);
     }
 }
 
@@ -215,7 +232,8 @@ Task<void> fetch_blobs(std::shared_ptr<Check> check) {
 }  // namespace
 
 Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry, std::string cache, Tag tag,
-                                        Digest digest) {
+                                        Digest digest, std::shared_ptr<Fetched> fetched,
+                                        Millis time) {
     Expected<RegistryPath> path = registry.path_through(cache, tag.registry);
     if (!path) {
         co_return tl::unexpected<Error>(path.error());
@@ -223,6 +241,8 @@ Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry, std::str
     const auto check = std::make_shared<Check>(loop, registry);
     check->path = std::move(*path);
     check->tag = std::move(tag);
+    check->fetched = std::move(fetched);
+    check->deadline = Steady::now() + time;
     check->known.insert(digest);
     check->manifests.push_back(Part{digest, kAnySize});
     while (!check->manifests.empty() && !check->error) {

@@ -2,12 +2,16 @@
 // of it yet.
 #pragma once
 
+#include <chrono>
+#include <memory>
+#include <set>
 #include <string>
 
 #include "core/digest.h"
 #include "core/expected.h"
 #include "core/manifest_request.h"
 #include "core/reference.h"
+#include "core/time.h"
 #include "keeld/loop.h"
 #include "keeld/registry/registry.h"
 
@@ -19,13 +23,26 @@ struct Complete {
     std::size_t blobs = 0;
 };
 
+// What is kept from one try to the next, of one digest through one cache.
+struct Fetched {
+    Time since;              // of the first try; the caller's
+    std::set<Digest> blobs;  // need not be fetched again
+    Millis retry_after{0};   // what "rate-limited" came with; zero: nothing
+};
+
+inline constexpr Millis kCompletenessTime = std::chrono::minutes(5);
+
 // Gets the manifest, those of every platform (attestations left out), and every config and layer,
 // through the cache's look-up path: bodies are read to their end and thrown away, so this also
 // brings them into the cache. Manifests must have their digest, blobs the size that their manifest
 // says; layers that their manifest places elsewhere (`urls`) are left out. At most four requests at
-// once, five minutes in all. Errors: "no-path"; "incomplete", naming the first part that is not to
-// be had and why; "unavailable" and HttpClient's where nobody could be asked.
+// once, `time` in all. Blobs in `fetched` are taken as there, and those that come are noted in it.
+// Errors: "no-path"; "incomplete", naming the first part that is not to be had and why; "too-long",
+// when the time is over; "rate-limited"; "unavailable" and HttpClient's where nobody could be
+// asked.
 [[nodiscard]] Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry,
-                                                      std::string cache, Tag tag, Digest digest);
+                                                      std::string cache, Tag tag, Digest digest,
+                                                      std::shared_ptr<Fetched> fetched,
+                                                      Millis time = kCompletenessTime);
 
 }  // namespace keel

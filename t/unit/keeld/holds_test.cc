@@ -83,7 +83,9 @@ const char* const kSecret = "whsec_QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\
 // One cache: keel_api below /keel, manifests and blobs below /v2.
 struct FakeCache {
     explicit FakeCache(Loop& loop, const Clock& the_clock)
-        : clock(the_clock), peer(loop, [this](const std::string& line, const std::string& request) {
+        : clock(the_clock),
+          never(loop),
+          peer(loop, [this](const std::string& line, const std::string& request) {
               return answer(line, request);
           }) {}
 
@@ -103,6 +105,8 @@ struct FakeCache {
         for (const Image* image : images) {
             const auto found = image->parts.find(digest);
             if (found == image->parts.end() || missing.contains(digest)) continue;
+            if (limited) return {"429 Too Many Requests", "Retry-After: 3600\r\n", ""};
+            if (stuck.contains(digest)) return {"200 OK", "", found->second, &never};
             const auto type = image->types.find(digest);
             const std::string header =
                 type != image->types.end() ? "Content-Type: " + type->second + "\r\n" : "";
@@ -185,11 +189,14 @@ struct FakeCache {
     HoldSet set;
     std::string author = "keeld";
     bool away = false;
-    bool lost = false;  // something else is where keel_api was
+    bool lost = false;     // something else is where keel_api was
+    bool limited = false;  // the registry behind it has had enough
     bool read_only = false;
     bool swallow = false;  // writes, and does not say so
     std::set<std::string> missing;
     std::set<std::string> garbled;
+    std::set<std::string> stuck;  // comes when `never` is raised
+    Signal never;
     std::uint64_t answers = 0, unfetchable = 0, ineffective = 0;
     std::string kind;
     std::vector<std::string> writes;
@@ -396,6 +403,49 @@ TEST_F(HoldsTest, force_sets_it_at_once_and_marks_it) {
     look();
     EXPECT_TRUE(until([this] { return a.held()->verified && b.held()->verified; }));
     EXPECT_EQ(problems(), "");
+}
+
+TEST_F(HoldsTest, d6_a_registry_that_has_had_enough_is_left_alone) {
+    a.limited = b.limited = true;
+    Holds::Wish made = wish(one.digest);
+    made.force = true;
+    EXPECT_EQ(set(made), "cache-a held, cache-b held");
+    EXPECT_TRUE(until([this] { return problems() == "hold-incomplete hold-incomplete"; }))
+        << problems();
+    EXPECT_NE(holds->problems().at(0).text.find("Retry-After: 3600"), std::string::npos);
+    for (const int minutes : {0, 16, 43}) {
+        clock.time += std::chrono::minutes(minutes);
+        look();
+        round();
+        round();
+    }
+    EXPECT_EQ(
+        std::ranges::count_if(a.peer.asked,
+                              [](const std::string& line) { return line.starts_with("GET /v2/"); }),
+        1);
+    a.limited = b.limited = false;
+    clock.time += std::chrono::minutes(2);
+    look();
+    EXPECT_TRUE(until([this] { return a.held()->verified && b.held()->verified; }));
+}
+
+TEST_F(HoldsTest, what_came_before_the_time_was_over_need_not_come_again) {
+    const auto fetched = std::make_shared<Fetched>();
+    a.stuck = {one.layers_of[0]};
+    const auto check = [&](Millis time) {
+        return test::await(
+            loop, check_complete(loop, registry, "cache-a", tag(), one.digest, fetched, time));
+    };
+    const auto late = check(Millis{700});
+    ASSERT_FALSE(late);
+    EXPECT_EQ(late.error().code, "too-long") << late.error().text;
+    EXPECT_EQ(fetched->blobs.size(), 3U);
+    a.stuck = {};
+    a.missing.insert(one.layers_of[1]);
+    const auto whole = check(Millis{10'000});
+    ASSERT_TRUE(whole) << whole.error().text;
+    EXPECT_EQ(whole->blobs, 4U);
+    a.never.notify();
 }
 
 TEST_F(HoldsTest, one_platform_for_a_tag_that_answers_an_index_takes_force) {

@@ -3,6 +3,8 @@
 #include <pwd.h>
 
 #include <array>
+#include <cstdio>
+#include <memory>
 #include <random>
 #include <utility>
 
@@ -22,15 +24,6 @@ std::string random_id() {
         id += kHex[bits & 15U];
     }
     return id;
-}
-
-// The user's name, or its number where it has none.
-std::string user_name(unsigned uid) {
-    std::array<char, 4096> buffer{};
-    passwd entry{};
-    passwd* found = nullptr;
-    const int failed = ::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found);
-    return failed == 0 && found != nullptr ? found->pw_name : "uid " + std::to_string(uid);
 }
 
 Expected<std::string> read_reason(const json_t* root, bool required) {
@@ -128,6 +121,19 @@ ApiResponse answer(const Holds::Wish& wish, const std::vector<Holds::Result>& re
 }
 
 }  // namespace
+
+std::string user_name(unsigned uid, const std::string& path) {
+    const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "re"), std::fclose);
+    std::array<char, 4096> buffer{};
+    passwd entry{};
+    passwd* found = nullptr;
+    while (file && ::fgetpwent_r(file.get(), &entry, buffer.data(), buffer.size(), &found) == 0) {
+        if (found->pw_uid == uid) {
+            return found->pw_name;
+        }
+    }
+    return "uid " + std::to_string(uid);
+}
 
 Task<ApiResponse> Actions::handle(ApiRequest request) {
     if (!request.local_socket || !request.peer_uid) {

@@ -1,6 +1,8 @@
 // POST /v1/actions: what people, CI and agents may tell keeld to do.
 #pragma once
 
+#include <string>
+
 #include "keeld/api/server.h"
 #include "keeld/catalogue/holds.h"
 #include "keeld/clock.h"
@@ -8,6 +10,10 @@
 #include "keeld/loop.h"
 
 namespace keel {
+
+// The user's name in a file like /etc/passwd, or its number where it has none. Other sources of
+// names may ask the network, and the loop waits for nobody.
+[[nodiscard]] std::string user_name(unsigned uid, const std::string& path = "/etc/passwd");
 
 class Actions {
   public:

@@ -2,8 +2,9 @@
 #include "keeld/api/actions.h"
 
 #include <gtest/gtest.h>
-#include <pwd.h>
 #include <unistd.h>
+
+#include <fstream>
 
 #include "unit/keeld/peer.h"
 #include "unit/keeld/samples.h"
@@ -96,6 +97,17 @@ TEST_F(ActionsTest, every_spelling_of_a_reference_means_its_tag) {
             << response.body;
     }
     EXPECT_EQ(code_of(act(hold("redis:8", R"({"for":"72h"})"))), "no-caches");
+}
+
+// Whatever else knows names on this machine.
+TEST_F(ActionsTest, a_user_is_called_as_in_the_file) {
+    const test::ScratchDirectory directory;
+    const std::string path = directory.file("passwd");
+    std::ofstream(path) << "root:x:0:0::/root:/bin/sh\nalice:x:4242:4242::/:/bin/sh\n";
+    EXPECT_EQ(user_name(4242, path), "alice");
+    EXPECT_EQ(user_name(4243, path), "uid 4243");
+    EXPECT_EQ(user_name(4242, directory.file("none")), "uid 4242");
+    EXPECT_EQ(user_name(0), "root");
 }
 
 }  // namespace

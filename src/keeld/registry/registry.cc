@@ -15,6 +15,7 @@ constexpr const char* kAccept =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 constexpr std::size_t kMaxManifest = 4U << 20U;
 constexpr Millis kTimeout{15'000};
+constexpr auto kHoldingKept = std::chrono::hours(25);  // a look-up every day keeps it
 
 std::string url_encode(std::string_view text) {
     static constexpr char kHex[] = "0123456789ABCDEF";
@@ -184,7 +185,10 @@ Task<Expected<Answer>> Registry::head(Path path, Tag tag, std::string reference)
             registry_refusal(response->status, where, response->header("retry-after")));
     }
     if (!response->header("x-keel-hold").empty()) {
-        holding_[base].insert(tag.to_string());
+        const Steady::time_point now = Steady::now();
+        auto& tags = holding_[base];
+        std::erase_if(tags, [now](const auto& one) { return now - one.second >= kHoldingKept; });
+        tags[tag.to_string()] = now;
         co_return fail(
             "held",
             where +
@@ -223,11 +227,13 @@ Task<Expected<Answer>> Registry::look_up_digest(Tag tag, Digest digest) {
     co_return co_await head(std::move(*path), std::move(tag), std::move(reference));
 }
 
-std::map<std::string, std::string> Registry::holding_lookups() const {
+std::map<std::string, std::string> Registry::holding_lookups(Steady::time_point now) const {
     std::map<std::string, std::string> all;
     for (const auto& [base, tags] : holding_) {
-        if (!tags.empty()) {
-            all[base] = *tags.begin();
+        for (const auto& [tag, last] : tags) {
+            if (now - last < kHoldingKept) {
+                all.emplace(base, tag);
+            }
         }
     }
     return all;

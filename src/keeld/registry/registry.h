@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <map>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "core/expected.h"
 #include "core/manifest_request.h"
 #include "core/reference.h"
+#include "keeld/clock.h"
 #include "keeld/config.h"
 #include "keeld/http/client.h"
 #include "keeld/ledger/ledger.h"
@@ -88,8 +88,10 @@ class Registry {
                                                    Millis timeout);
 
     // Look-up addresses that answered from a hold, and a tag that they did it with: nothing that
-    // they say is used, and somebody has to mend the configuration.
-    [[nodiscard]] std::map<std::string, std::string> holding_lookups() const;
+    // they say is used, and somebody has to mend the configuration. 25 hours after the last
+    // such answer it is forgotten: the tag may not be looked up any more.
+    [[nodiscard]] std::map<std::string, std::string> holding_lookups(
+        Steady::time_point now = Steady::now()) const;
 
   private:
     using Path = RegistryPath;
@@ -107,7 +109,8 @@ class Registry {
     Ledger& ledger_;
     std::map<Digest, Content> contents_;
     RegistryMetrics metrics_;
-    std::map<std::string, std::set<std::string>> holding_;  // base → tags
+    // base → tags, and when they were last answered from a hold
+    std::map<std::string, std::map<std::string, Steady::time_point>> holding_;
 };
 
 }  // namespace keel

@@ -371,6 +371,8 @@ TEST_F(RegistryTest, D8_ALookUpThatIsAnsweredFromAHoldIsTold) {
     ASSERT_EQ(registry.holding_lookups().size(), 1U);
     EXPECT_EQ(registry.holding_lookups().begin()->first, peer.url());
     EXPECT_EQ(registry.holding_lookups().begin()->second, tag().to_string());
+    EXPECT_EQ(registry.holding_lookups(Steady::now() + std::chrono::hours(24)).size(), 1U);
+    EXPECT_TRUE(registry.holding_lookups(Steady::now() + std::chrono::hours(25)).empty());
     held = false;
     EXPECT_TRUE(look_up(tag("another")));  // which nobody holds
     EXPECT_TRUE(test::await(loop, registry.look_up_digest(tag(), digest('a'))));

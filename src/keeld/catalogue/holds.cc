@@ -477,6 +477,14 @@ Task<Expected<Complete>> Holds::ask_complete(Cache* cache, Tag tag, Digest diges
 
 void Holds::note_check(Cache& cache, const Tag& tag, const Digest& digest,
                        const Expected<Complete>& outcome) {
+    const auto known = cache.checks.find(tag);
+    if (const HoldRow* row = wanted(tag); row == nullptr || row->digest != digest.to_string()) {
+        // Another is wanted meanwhile, or none.
+        if (known != cache.checks.end() && known->second.digest == digest) {
+            known->second.under_way = false;
+        }
+        return;
+    }
     Check& check = cache.checks[tag];
     if (check.digest != digest) {
         check = Check{};
@@ -632,8 +640,8 @@ std::optional<Holds::Result> Holds::single_platform(const Wish& wish, ManifestKi
                        "hold the index, or use --force");
 }
 
-// Through every cache at once. Nothing is noted but what was found.
-Task<std::vector<Holds::Result>> Holds::verify_everywhere(Wish wish) {
+// Through every cache at once. Nothing is noted: there may be no such hold in the end.
+Task<Holds::Verdict> Holds::verify_everywhere(Wish wish) {
     struct Asked {
         explicit Asked(Loop& loop) : ended(loop) {}
         Signal ended;
@@ -657,15 +665,13 @@ Task<std::vector<Holds::Result>> Holds::verify_everywhere(Wish wish) {
     while (asked->left > 0) {
         co_await asked->ended.wait_until(Steady::time_point::max());
     }
-    std::vector<Result> results;
-    for (auto& [name, outcome] : asked->outcomes) {
-        Cache& cache = caches_.at(name);
+    Verdict verdict;
+    std::vector<Result>& results = verdict.results;
+    for (const auto& [name, outcome] : asked->outcomes) {
         if (outcome) {
             if (const auto one_platform = single_platform(wish, outcome->kind)) {
-                co_return refused(*one_platform);
-            }
-            if (!wish.dry_run) {
-                note_check(cache, wish.tag, *wish.digest, outcome);
+                verdict.results = refused(*one_platform);
+                co_return verdict;
             }
             results.push_back({name, true, "would-hold",
                                std::to_string(outcome->manifests) + " manifests and " +
@@ -674,11 +680,9 @@ Task<std::vector<Holds::Result>> Holds::verify_everywhere(Wish wish) {
         }
         const bool away = is_away(outcome.error());
         results.push_back({name, false, away ? "away" : "incomplete", failure_of(outcome.error())});
-        if (!wish.dry_run) {
-            note_check(cache, wish.tag, *wish.digest, outcome);
-        }
     }
-    co_return results;
+    verdict.outcomes = std::move(asked->outcomes);
+    co_return verdict;
 }
 
 Task<std::vector<Holds::Result>> Holds::set(Wish wish) {
@@ -690,10 +694,11 @@ Task<std::vector<Holds::Result>> Holds::set(Wish wish) {
     if (unknown) {
         co_return refused(*unknown);
     }
-    std::vector<Result> checked;
+    Verdict verdict;
+    std::vector<Result>& checked = verdict.results;
     if (!wish.force) {
         Wish asked = wish;
-        checked = co_await verify_everywhere(std::move(asked));
+        verdict = co_await verify_everywhere(std::move(asked));
     } else if (wish.dry_run) {
         for (const Cache* cache : serving(wish.tag)) {
             checked.push_back(
@@ -717,6 +722,9 @@ Task<std::vector<Holds::Result>> Holds::set(Wish wish) {
     log(EntryKind::held, row, before != nullptr ? "changed" : "set", wish.author, wish.reason);
     rows_[wish.tag] = row;
     parts_.ledger.put(std::move(row));
+    for (const auto& [name, outcome] : verdict.outcomes) {
+        note_check(caches_.at(name), wish.tag, *wish.digest, outcome);
+    }
     co_return co_await carry_out(std::move(wish));
 }
 

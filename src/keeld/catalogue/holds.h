@@ -188,7 +188,11 @@ class Holds {
     [[nodiscard]] AtCache at_cache(const Cache& cache, const Tag& tag) const;
     [[nodiscard]] Task<void> wait_for_round(Cache* cache, bool only_read);
     [[nodiscard]] Task<std::vector<Result>> carry_out(Wish wish);
-    [[nodiscard]] Task<std::vector<Result>> verify_everywhere(Wish wish);
+    struct Verdict {
+        std::vector<Result> results;
+        std::map<std::string, Expected<Complete>> outcomes;  // of each cache
+    };
+    [[nodiscard]] Task<Verdict> verify_everywhere(Wish wish);
     [[nodiscard]] Task<std::optional<Result>> choose_digest(Wish* wish);
     [[nodiscard]] std::optional<Result> single_platform(const Wish& wish, ManifestKind kind) const;
     void log(EntryKind kind, const HoldRow& row, const std::string& code, const std::string& cause,

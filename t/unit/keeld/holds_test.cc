@@ -390,6 +390,16 @@ TEST_F(HoldsTest, where_it_is_incomplete_only_the_others_hold_it) {
     EXPECT_TRUE(pulled()->everywhere);
 }
 
+TEST_F(HoldsTest, what_is_refused_says_nothing_of_the_hold_in_force) {
+    EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
+    a.missing = b.missing = {two.layers_of[0]};
+    EXPECT_EQ(set(wish(two.digest)), "cache-a incomplete!, cache-b incomplete!");
+    EXPECT_EQ(problems(), "");
+    const auto views = holds->all();
+    ASSERT_EQ(views.size(), 1U);
+    EXPECT_EQ(views[0].caches.at(0).verified, clock.time);
+}
+
 TEST_F(HoldsTest, force_sets_it_at_once_and_marks_it) {
     a.missing = b.missing = {one.layers_of[0]};
     Holds::Wish made = wish(one.digest);

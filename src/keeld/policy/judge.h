@@ -19,9 +19,11 @@ namespace keel {
 // Where one container goes.
 struct Target {
     std::string container;
-    Tag tag;
-    std::string from;  // what most of its pods run
+    Tag tag;           // what a pull asks for after the rollout
+    std::string from;  // the digest that most of its pods run
     Digest to;
+    std::string image{};       // the exact text for the container's image field; empty: it stays
+    std::string from_image{};  // what that field was; set where `image` is
 
     friend bool operator==(const Target& one, const Target& other) {
         return one.container == other.container && one.tag == other.tag && one.to == other.to;

@@ -81,6 +81,10 @@ std::string targets_to_json(const std::vector<Target>& targets) {
         json_object_set_new(item, "tag", json_text(target.tag.to_string()));
         json_object_set_new(item, "from", json_text_or_null(target.from));
         json_object_set_new(item, "to", json_text(target.to.to_string()));
+        if (!target.image.empty()) {
+            json_object_set_new(item, "image", json_text(target.image));
+            json_object_set_new(item, "from_image", json_text(target.from_image));
+        }
         json_array_append_new(list.get(), item);
     }
     return dump_json(list.get());
@@ -96,7 +100,9 @@ std::vector<Target> targets_from_json(const std::string& json) {
         const std::optional<Digest> to = Digest::parse(text_of(item, "to"));
         if (tag && to) {
             targets.push_back(Target{std::string(text_of(item, "container")), *tag,
-                                     std::string(text_of(item, "from")), *to});
+                                     std::string(text_of(item, "from")), *to,
+                                     std::string(text_of(item, "image")),
+                                     std::string(text_of(item, "from_image"))});
         }
     }
     return targets;

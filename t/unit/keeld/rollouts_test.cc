@@ -583,6 +583,17 @@ TEST_F(RolloutsTest, P7_ARolloutUnderWayGoesOnBesideWhatIsOffered) {
     EXPECT_TRUE(patches.empty()) << "it was restarted already";
 }
 
+TEST(Targets, WhatTheImageFieldIsToHoldSurvivesTheLedger) {
+    const Target digest_only{"app", test::tag(), "sha256:0", digest('b')};
+    const Target retagged{"app", test::tag(), "sha256:0", digest('b'), "web:1.2", "web:1.1"};
+    const auto read = targets_from_json(targets_to_json({digest_only, retagged}));
+    ASSERT_EQ(read.size(), 2U);
+    EXPECT_EQ(read[0], digest_only);
+    EXPECT_EQ(read[0].image + read[0].from_image, "");
+    EXPECT_EQ(read[1].image, "web:1.2");
+    EXPECT_EQ(read[1].from_image, "web:1.1");
+}
+
 TEST_F(RolloutsTest, R4_WhatCrashesOnTheTargetIsNotTriedAgain) {
     config.defaults.deadline = Millis{200};
     add("web");

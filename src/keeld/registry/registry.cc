@@ -4,8 +4,6 @@
 #include <utility>
 
 #include "core/challenge.h"
-#include "keeld/json.h"
-
 namespace keel {
 namespace {
 
@@ -16,24 +14,6 @@ constexpr const char* kAccept =
 constexpr std::size_t kMaxManifest = 4U << 20U;
 constexpr Millis kTimeout{15'000};
 constexpr auto kHoldingKept = std::chrono::hours(25);  // a look-up every day keeps it
-
-std::string url_encode(std::string_view text) {
-    static constexpr char kHex[] = "0123456789ABCDEF";
-    std::string result;
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
-        if ((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
-            (byte >= '0' && byte <= '9') || byte == '-' || byte == '_' || byte == '.' ||
-            byte == '~') {
-            result += c;
-        } else {
-            result += '%';
-            result += kHex[byte >> 4U];
-            result += kHex[byte & 15U];
-        }
-    }
-    return result;
-}
 
 std::string without_trailing_slash(std::string url) {
     while (!url.empty() && url.back() == '/') {
@@ -61,7 +41,12 @@ Error registry_refusal(int status, const std::string& url, std::string_view retr
 }
 
 Registry::Registry(HttpClient& http, const Config& config, Ledger& ledger)
-    : http_(http), config_(config), ledger_(ledger) {}
+    : http_(http),
+      config_(config),
+      ledger_(ledger),
+      authorization_([this](RegistryPath path, HttpRequest request) {
+          return send(std::move(path), std::move(request));
+      }) {}
 
 bool Registry::has_second_source(const std::string& registry) const {
     const auto found = config_.registries.find(registry);
@@ -75,8 +60,8 @@ Expected<Registry::Path> Registry::path_through(const std::string& name,
         auto found = cache->lookup.find(registry);
         found = found != cache->lookup.end() ? found : cache->lookup.find("*");
         if (found != cache->lookup.end()) {
-            return Path{without_trailing_slash(found->second), "?ns=" + url_encode(registry),
-                        "look-up " + name};
+            return Path{registry, without_trailing_slash(found->second),
+                        "?ns=" + url_encode(registry), "look-up " + name};
         }
     }
     return fail("no-path", "caches[].lookup of " + name + " names no URL for " + registry);
@@ -85,7 +70,8 @@ Expected<Registry::Path> Registry::path_through(const std::string& name,
 Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
     const auto configured = config_.registries.find(registry);
     if (configured != config_.registries.end() && !configured->second.direct.empty()) {
-        return Path{without_trailing_slash(configured->second.direct), "", "look-up direct"};
+        return Path{registry, without_trailing_slash(configured->second.direct), "",
+                    "look-up direct"};
     }
     for (const CacheConfig& cache : config_.caches) {
         if (configured != config_.registries.end() && !configured->second.through.empty() &&
@@ -122,17 +108,26 @@ Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, std::string method
     request.follow_redirects = true;
     request.on_data = std::move(on_data);
     HttpRequest again = request;
-    Expected<HttpResponse> response = co_await http_.send(std::move(request));
-    if (response && response->status == 401) {
-        std::vector<Challenge> challenges = parse_challenges(response->header("www-authenticate"));
-        const auto bearer =
-            std::ranges::find(challenges, Challenge::Scheme::bearer, &Challenge::scheme);
-        if (bearer != challenges.end()) {
-            Challenge challenge = std::move(*bearer);
-            co_return co_await ask_with_token(std::move(again), std::move(challenge));
-        }
+    Expected<HttpResponse> response = co_await send(path, std::move(request));
+    if (!response || response->status != 401) {
+        co_return response;
     }
-    co_return response;
+    std::vector<Challenge> challenges = parse_challenges(response->header("www-authenticate"));
+    Expected<std::string> header =
+        co_await authorization_.answer(path, repository, std::move(challenges));
+    if (!header) {
+        co_return tl::unexpected<Error>(header.error());
+    }
+    if (header->empty()) {
+        co_return response;
+    }
+    again.headers.push_back(HttpHeader{"Authorization", std::move(*header)});
+    co_return co_await send(std::move(path), std::move(again));
+}
+
+Task<Expected<HttpResponse>> Registry::send(RegistryPath path, HttpRequest request) {
+    (void)path;
+    co_return co_await http_.send(std::move(request));
 }
 
 Task<Expected<HttpResponse>> Registry::ask_manifest(Path path, std::string method,
@@ -141,33 +136,6 @@ Task<Expected<HttpResponse>> Registry::ask_manifest(Path path, std::string metho
     std::function<bool(std::string_view)> whole;
     co_return co_await ask(std::move(path), std::move(method), std::move(repository),
                            std::move(rest), std::move(whole), kTimeout);
-}
-
-// The anonymous token flow of the distribution specification's authentication scheme.
-Task<Expected<HttpResponse>> Registry::ask_with_token(HttpRequest request, Challenge challenge) {
-    const std::string& realm = challenge.realm;
-    if (!realm.starts_with("https://") && !realm.starts_with("http://")) {
-        co_return fail("denied", request.url + " asks for a token and names no realm");
-    }
-    HttpRequest token_request;
-    token_request.url = realm + (realm.find('?') == std::string::npos ? "?" : "&") +
-                        "service=" + url_encode(challenge.service) +
-                        "&scope=" + url_encode(challenge.scope);
-    token_request.timeout = kTimeout;
-    const Expected<HttpResponse> answer = co_await http_.send(std::move(token_request));
-    if (!answer) {
-        co_return tl::unexpected<Error>(answer.error());
-    }
-    const Json root = parse_json(answer->body);
-    std::string token(text_of(root.get(), "token"));
-    if (token.empty()) {
-        token = text_of(root.get(), "access_token");
-    }
-    if (answer->status != 200 || token.empty()) {
-        co_return fail("denied", "no anonymous token for " + request.url + " from " + realm);
-    }
-    request.headers.push_back(HttpHeader{"Authorization", "Bearer " + token});
-    co_return co_await http_.send(std::move(request));
 }
 
 Task<Expected<Answer>> Registry::head(Path path, Tag tag, std::string reference) {
@@ -244,7 +212,8 @@ Task<Expected<Answer>> Registry::ask_upstream(Tag tag) {
         co_return fail("no-second-source", "registries." + tag.registry + ".upstream is not set");
     }
     ++metrics_.upstream;
-    Path path{without_trailing_slash(config_.registries.at(tag.registry).upstream), "", "upstream"};
+    Path path{tag.registry, without_trailing_slash(config_.registries.at(tag.registry).upstream),
+              "", "upstream"};
     std::string reference = tag.name;
     co_return co_await head(std::move(path), std::move(tag), std::move(reference));
 }

@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "core/challenge.h"
 #include "core/digest.h"
 #include "core/expected.h"
 #include "core/manifest_request.h"
@@ -17,7 +16,9 @@
 #include "keeld/http/client.h"
 #include "keeld/ledger/ledger.h"
 #include "keeld/loop.h"
+#include "keeld/registry/authorization.h"
 #include "keeld/registry/content.h"
+#include "keeld/registry/path.h"
 
 namespace keel {
 
@@ -29,13 +30,6 @@ namespace keel {
 struct Answer {
     Digest digest;
     ManifestKind kind = ManifestKind::unknown;
-    std::string source;  // "look-up cache-a", "look-up direct", "upstream"
-};
-
-// How one registry is asked.
-struct RegistryPath {
-    std::string base;    // "http://host:port"
-    std::string suffix;  // "?ns=docker.io" or empty
     std::string source;  // "look-up cache-a", "look-up direct", "upstream"
 };
 
@@ -99,14 +93,14 @@ class Registry {
     [[nodiscard]] Task<Expected<HttpResponse>> ask_manifest(Path path, std::string method,
                                                             std::string repository,
                                                             std::string reference);
-    [[nodiscard]] Task<Expected<HttpResponse>> ask_with_token(HttpRequest request,
-                                                              Challenge challenge);
+    [[nodiscard]] Task<Expected<HttpResponse>> send(RegistryPath path, HttpRequest request);
     [[nodiscard]] Task<Expected<Answer>> head(Path path, Tag tag, std::string reference);
     void remember(const Content& content);
 
     HttpClient& http_;
     const Config& config_;
     Ledger& ledger_;
+    Authorization authorization_;
     std::map<Digest, Content> contents_;
     RegistryMetrics metrics_;
     // base → tags, and when they were last answered from a hold

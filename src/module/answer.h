@@ -31,6 +31,8 @@ void for_each_header(ngx_list_t& headers, Visit visit) noexcept {
     }
 }
 
+inline constexpr std::string_view kHoldHeader = "X-Keel-Hold";
+
 // Lines that are views live as long as the request.
 struct AnswerHeaders {
     Digest digest;  // Docker-Content-Digest
@@ -38,6 +40,7 @@ struct AnswerHeaders {
     bool has_digest = false;
     bool bad_digest = false;  // malformed, or two that differ
     bool has_rates = false;   // one of the lines that read_rates() reads
+    bool has_hold = false;    // kHoldHeader, of another cache before this one
 };
 
 [[nodiscard]] AnswerHeaders read_headers(ngx_http_request_t* r) noexcept;

@@ -14,7 +14,6 @@
 namespace keel::ngx {
 namespace {
 
-constexpr std::string_view kHoldHeader = "X-Keel-Hold";
 constexpr std::string_view kPrefix = "/v2/";
 constexpr std::string_view kInfix = "/manifests/";
 // How long a change may go unnoticed that the revision word does not tell of: a file put there by
@@ -141,12 +140,12 @@ bool is_redirect(ngx_uint_t status) noexcept {
 // What the answer says about the hold; nothing when it says nothing: what nginx answered by itself,
 // a redirect, the challenge of a registry that wants a token, and what was refused for the
 // request's own sake.
-std::optional<Control::Count> judge(ngx_http_request_t* r, const HeldRequest& held) noexcept {
+std::optional<Control::Count> judge(ngx_http_request_t* r, const HeldRequest& held,
+                                    const AnswerHeaders& answer) noexcept {
     const ngx_uint_t status = r->headers_out.status;
     if (r->upstream == nullptr || is_redirect(status)) return std::nullopt;
     if (status == NGX_HTTP_NOT_MODIFIED) return Control::Count::answer;
     if (status == NGX_HTTP_OK || status == NGX_HTTP_PARTIAL_CONTENT) {
-        const AnswerHeaders answer = read_headers(r);
         if (!answer.has_digest || answer.bad_digest) return std::nullopt;
         return answer.digest == held.digest ? Control::Count::answer : Control::Count::ineffective;
     }
@@ -181,7 +180,7 @@ void tell(ngx_http_request_t* r, const TagRequest& request, Control::Count what)
     }
 }
 
-// A header that says where an answer is from must be ours or nobody's.
+// Where holds are answered, the header that names one must be ours or nobody's.
 void drop_foreign_header(ngx_http_request_t* r) noexcept {
     for_each_header(r->headers_out.headers, [](ngx_table_elt_t& header) {
         if (is_header(header, kHoldHeader)) header.hash = 0;
@@ -234,10 +233,13 @@ void apply_hold(ngx_http_request_t* r, TagRequest& request) noexcept {
     request.change = Change::held;
 }
 
-void judge_held_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
-    drop_foreign_header(r);
+void judge_held_answer(ngx_http_request_t* r, TagRequest& request,
+                       const AnswerHeaders& answer) noexcept {
+    if (answer.has_hold && (request.hold != nullptr || holds_here(*location_conf(r)))) {
+        drop_foreign_header(r);
+    }
     if (request.hold == nullptr || r != r->main) return;
-    const std::optional<Control::Count> what = judge(r, *request.hold);
+    const std::optional<Control::Count> what = judge(r, *request.hold, answer);
     if (what != Control::Count::ineffective) add_header(r, *request.hold);
     if (!what) return;
     control_of(*main_conf(r)).count(request.hold->slot, request.hold->key, *what);

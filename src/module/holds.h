@@ -34,6 +34,7 @@ struct HoldCopy {
 // without a state directory. Any process.
 [[nodiscard]] const HoldCopy& current_holds(const MainConf& conf) noexcept;
 
+struct AnswerHeaders;
 struct TagRequest;
 
 // PREACCESS's part: leads a request for a held tag to the held digest. Only where the location
@@ -41,7 +42,9 @@ struct TagRequest;
 void apply_hold(ngx_http_request_t* r, TagRequest& request) noexcept;
 
 // Header filter's part, for every answer to a request for a tag: names the hold that it came from,
-// and counts whether it did.
-void judge_held_answer(ngx_http_request_t* r, TagRequest& request) noexcept;
+// and counts whether it did. The name of another cache's hold is dropped where holds are answered
+// here, and stays where this cache has no part in them.
+void judge_held_answer(ngx_http_request_t* r, TagRequest& request,
+                       const AnswerHeaders& answer) noexcept;
 
 }  // namespace keel::ngx

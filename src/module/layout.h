@@ -35,7 +35,7 @@
 namespace keel::ngx {
 
 inline constexpr std::uint64_t kMagic = 0x6b65656c2d7a6f6e;  // "keel-zon"
-inline constexpr std::uint32_t kLayout = 2;
+inline constexpr std::uint32_t kLayout = 3;
 inline constexpr std::size_t kMaxKey = kMaxRegistry + 1 + kMaxRepository + 1 + kMaxName;
 inline constexpr std::size_t kNarrow = 32;  // bytes of a sha256 digest
 inline constexpr std::size_t kWide = 64;    // of sha512
@@ -125,7 +125,8 @@ struct Header {
 };
 static_assert(std::is_trivially_copyable_v<Header> && std::is_standard_layout_v<Header>);
 
-// registry NUL repository NUL name, in one piece: hashed and compared as bytes.
+// registry NUL repository NUL name, in one piece: hashed and compared as bytes. The hash takes
+// eight of them at a time, the last with zeros: one is made for every answer that passes the cache.
 class Key {
   public:
     Key(std::string_view registry, std::string_view repository, std::string_view name) noexcept {
@@ -134,18 +135,31 @@ class Key {
         append(repository);
         bytes_[size_++] = '\0';
         append(name);
-        hash_ = ngx_murmur_hash2(reinterpret_cast<u_char*>(bytes_), size_);
+        std::memset(bytes_ + size_, 0, kWord);
+        hash_ = hash_words();
     }
     [[nodiscard]] std::string_view bytes() const noexcept { return {bytes_, size_}; }
     [[nodiscard]] ngx_rbtree_key_t hash() const noexcept { return hash_; }
 
   private:
+    static constexpr std::size_t kWord = sizeof(std::uint64_t);
+
+    [[nodiscard]] ngx_rbtree_key_t hash_words() const noexcept {
+        std::uint64_t hash = size_;
+        for (std::size_t i = 0; i < size_; i += kWord) {
+            std::uint64_t word = 0;
+            std::memcpy(&word, bytes_ + i, kWord);
+            hash = (hash ^ word) * 0x9e3779b97f4a7c15;  // the golden ratio's fraction, odd
+            hash ^= hash >> 32;                         // what is multiplied only moves up
+        }
+        return static_cast<ngx_rbtree_key_t>(hash);
+    }
     void append(std::string_view text) noexcept {
         std::memcpy(bytes_ + size_, text.data(), text.size());
         size_ += text.size();
     }
 
-    char bytes_[kMaxKey];
+    char bytes_[kMaxKey + kWord];
     std::size_t size_ = 0;
     ngx_rbtree_key_t hash_ = 0;
 };

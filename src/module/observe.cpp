@@ -327,7 +327,9 @@ ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
 }
 
 void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
-    judge_held_answer(r, request);
+    Answer answer;
+    answer.headers = read_headers(r);
+    judge_held_answer(r, request, answer.headers);
     if (request.hold != nullptr || !answers_client(r)) return;
     const LocationConf& conf = *location_conf(r);
     if (!conf.observe || conf.registry == nullptr) return;
@@ -341,8 +343,6 @@ void observe_answer(ngx_http_request_t* r, TagRequest& request) noexcept {
 
     request.hash = nullptr;  // of an answer that was replaced by this one
 
-    Answer answer;
-    answer.headers = read_headers(r);
     Rates rates;
     if (answer.headers.has_rates) rates = read_rates(r, wall_millis());
     const Rates* said = answer.headers.has_rates ? &rates : nullptr;

@@ -125,6 +125,17 @@ def test_header_of_an_upstream_is_dropped(nginx, faulty):
         assert mark(ask(nginx, "/v2/app/manifests/free")[1]) is None
 
 
+def test_name_of_another_caches_hold_stays_where_this_one_has_no_part_in_holds(cache, faulty, secret):
+    """Behind another cache: keeld's look-up must see that what it is told is not what the registry has."""
+    held = digest_of("held by the cache before this one")
+    manifests(faulty, {"X-Keel-Hold": held}, latest=held)
+    port = free_port()
+    http = f"server {{ listen 127.0.0.1:{port}; keel on; keel_registry {REGISTRY}; keel_hold off; location /v2/ {{ proxy_pass http://registry; }} }}"
+    nginx = cache(faulty.port, api=secret, http=http)
+    assert mark(get(port, "/v2/app/manifests/latest", "GET", [("Accept", ACCEPT)])[1]) == [held]
+    assert mark(ask(nginx)[1]) is None
+
+
 def test_log_variables(cache, faulty, secret, tmp_path):
     manifests(faulty, latest=NOW)
     http = "log_format hold '$request|$keel_registry $keel_repository $keel_tag $keel_change $keel_digest $keel_hold';"

@@ -4,19 +4,17 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "core/expected.h"
+#include "core/pattern.h"
 #include "core/tag_shape.h"
 #include "core/verdict.h"
 
 namespace keel {
-
-class Pattern;  // of glob: and regexp:
 
 // What `keel.sh/policy` says. Immutable; cheap to copy.
 class Policy {
@@ -35,7 +33,7 @@ class Policy {
   private:
     Kind kind_ = Kind::none;
     std::string text_;
-    std::shared_ptr<const Pattern> pattern_;
+    Pattern::Pointer pattern_;
 };
 
 // highest: the newest that is allowed. next: within the lowest first number that has something

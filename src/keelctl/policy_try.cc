@@ -135,7 +135,10 @@ struct Told {
 
 Told decide(const PolicyTrial& trial, const Reference& reference) {
     const auto policy = Policy::parse(trial.policy);
-    if (!policy) return {Reason::policy_invalid, "", "", policy.error().text};
+    if (!policy) {
+        return {Reason::policy_invalid, "", "",
+                "policy \"" + trial.policy.substr(0, 60) + "\": " + policy.error().text};
+    }
     if (reference.name.empty()) {
         return {Reason::no_tag, "", "", trial.reference + " names a digest and no tag to follow"};
     }

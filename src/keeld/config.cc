@@ -18,6 +18,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/policy.h"
 #include "core/reference.h"
 #include "keeld/address.h"
 
@@ -79,20 +80,20 @@ constexpr auto kKeys = std::to_array<Key>({
     {"enrolment", true},
     {"enrolment.label", true},
     {"enrolment.exclude", true},
-    {"enrolment.workloadAnnotation", false},
+    {"enrolment.workloadAnnotation", true},
     {"defaults", true},
     {"defaults.policy", true},
     {"defaults.pollSchedule", true},
     {"defaults.reverts", true},
     {"defaults.deadline", true},
     {"defaults.restartKey", true},
-    {"defaults.trigger", false},
+    {"defaults.trigger", true},
     {"defaults.restart", false},
     {"defaults.allowPin", false},
     {"defaults.minAge", false},
     {"defaults.soak", false},
     {"defaults.reversible", false},
-    {"defaults.step", false},
+    {"defaults.step", true},
     {"pacing", true},
     {"pacing.cluster", true},
     {"pacing.namespace", true},
@@ -775,22 +776,22 @@ void Reader::read_enrolment(const Section& section) {
         return {};
     });
     texts(section, "exclude", config_.enrolment.exclude, namespace_problem);
+    choice<bool>(section, "workloadAnnotation", config_.enrolment.workload_annotation,
+                 {{"true", true}, {"false", false}});
 }
 
-std::string policy_problem(const std::string& policy) {
-    if (policy == "force" || policy == "never") return {};
-    for (const std::string_view later : {"patch", "minor", "major", "all"}) {
-        if (policy == later) return "is not supported by this version, which knows force and never";
-    }
-    if (policy.starts_with("glob:") || policy.starts_with("regexp:")) {
-        return "is not supported by this version, which knows force and never";
-    }
-    return "is not a policy; expected force or never";
+std::string policy_problem(const std::string& text) {
+    const Expected<Policy> policy = Policy::parse(text);
+    return policy ? "" : "is not a policy: " + policy.error().text;
 }
 
 void Reader::read_defaults(const Section& section) {
     DefaultsConfig& defaults = config_.defaults;
     text(section, "policy", defaults.policy, policy_problem);
+    choice<Trigger>(section, "trigger", defaults.trigger,
+                    {{"all", Trigger::all}, {"poll", Trigger::all}, {"push", Trigger::push}});
+    choice<Step>(section, "step", defaults.step,
+                 {{"highest", Step::highest}, {"next", Step::next}});
     std::string schedule;
     text(section, "pollSchedule", schedule, [&](std::string& given) -> std::string {
         constexpr std::string_view kEvery = "@every ";

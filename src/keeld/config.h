@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/expected.h"
+#include "core/policy.h"
 #include "core/signature.h"
 #include "core/time.h"
 
@@ -66,8 +67,13 @@ struct PacingConfig {
 
 enum class Reverts : std::uint8_t { ask, follow, never };
 
+// What makes a workload move. all: traffic, look-ups and webhooks; push: webhooks only.
+enum class Trigger : std::uint8_t { all, push };
+
 struct DefaultsConfig {
     std::string policy = "force";
+    Trigger trigger = Trigger::all;
+    Step step = Step::highest;
     Millis poll{3'600'000};  // pollSchedule "@every …"; look-up interval of one tag
     Reverts reverts = Reverts::ask;
     std::optional<Millis>
@@ -79,6 +85,7 @@ struct EnrolmentConfig {
     std::string label_key = "keel.sh/enrolled";
     std::string label_value = "true";
     std::vector<std::string> exclude{"kube-system", "kube-public", "kube-node-lease"};
+    bool workload_annotation = false;  // a workload's own keel.sh/policy enrols it too
 };
 
 // Images that are taken for databases where the configuration does not say.

@@ -109,7 +109,7 @@ BAD = {
     "an unknown key inside": ("mode: act\ncaches:\n  - nam: a", 3, "caches[0].nam", 'did you mean "name"?'),
     "a key twice": ("mode: act\nmode: act", 2, "mode", "is written twice"),
     "an unknown word": ("mode: atc", 1, "mode", '"atc" is not known; expected one of observe, act'),
-    "a later policy": ("defaults: {policy: minor}", 1, "defaults.policy", "not supported by this version"),
+    "no policy": ("defaults: {policy: Force}", 1, "defaults.policy", '"Force" is not a policy'),
     "a key of a later version": ("mode: act\nphases: []", 2, "phases", "not supported by this version; take it out"),
     "an unknown cache": ("registries: {a.example: {through: nowhere}}", 1, "registries.a.example.through", "cache"),
     "a password": ("registries: {a.example: {direct: 'https://me:pass@a.example'}}", 1, "direct", "read from files only"),

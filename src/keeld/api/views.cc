@@ -92,6 +92,33 @@ json_t* setting_object(const Setting& setting) {
     return object;
 }
 
+// Each under its key's name, and what means nothing under "faults".
+json_t* settings_object(const WorkloadSettings& settings) {
+    json_t* object = json_object();
+    const std::pair<const char*, const Setting&> all[] = {
+        {"policy", settings.policy},
+        {"matchTag", settings.match_tag},
+        {"matchPreRelease", settings.match_pre_release},
+        {"trigger", settings.trigger},
+        {"pollSchedule", settings.poll_schedule},
+        {"monitorContainers", settings.monitor_containers},
+        {"initContainers", settings.init_containers},
+        {"imageVolumes", settings.image_volumes},
+        {"imagePullSecret", settings.image_pull_secret},
+        {"step", settings.step},
+        {"reverts", settings.reverts},
+    };
+    for (const auto& [name, setting] : all) {
+        json_object_set_new(object, name, setting_object(setting));
+    }
+    json_t* faults = json_array();
+    for (const WorkloadSettings::Fault& fault : settings.faults) {
+        json_array_append_new(faults, json_text(fault.text));
+    }
+    json_object_set_new(object, "faults", faults);
+    return object;
+}
+
 json_t* running_array(const CatalogueEntry& entry, const Container& container) {
     json_t* list = json_array();
     for (const RunningImage& image : entry.running.images) {
@@ -460,7 +487,8 @@ ApiResponse Views::workloads(const ApiRequest& request) {
 }
 
 Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
-                             const ContainerVerdict& verdict, const Standing& standing) const {
+                             const ContainerVerdict& verdict,
+                             const WorkloadSettings& settings) const {
     const Container& container = entry.object.containers[at];
     Json object(json_object());
     set(object.get(), "name", container.name);
@@ -488,9 +516,7 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
     }
     json_object_set_new(object.get(), "newest", newest);
     json_object_set_new(object.get(), "hold", held_object(info));
-    json_t* settings = json_object();
-    json_object_set_new(settings, "policy", setting_object(standing.policy));
-    json_object_set_new(object.get(), "settings", settings);
+    json_object_set_new(object.get(), "settings", settings_object(settings));
     json_t* freshness = json_object();
     json_object_set_new(freshness, "confirmed",
                         info != nullptr ? time_or_null(info->confirmed_at) : json_null());
@@ -525,7 +551,7 @@ ApiResponse Views::workload(const std::string& text) {
     for (std::size_t i = 0; i < verdict.containers.size(); ++i) {
         json_array_append_new(
             containers,
-            container_detail(*entry, i, verdict.containers[i], verdict.standing).release());
+            container_detail(*entry, i, verdict.containers[i], verdict.settings).release());
     }
     json_object_set_new(root.get(), "containers", containers);
     json_object_set_new(root.get(), "rollout",

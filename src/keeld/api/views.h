@@ -71,7 +71,7 @@ class Views {
                                         const WorkloadVerdict& verdict) const;
     [[nodiscard]] Json container_detail(const CatalogueEntry& entry, std::size_t at,
                                         const ContainerVerdict& verdict,
-                                        const Standing& standing) const;
+                                        const WorkloadSettings& settings) const;
     void add_problem(std::vector<Problem>& now, std::string code, std::string text,
                      std::string next);
 

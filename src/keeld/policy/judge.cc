@@ -30,8 +30,9 @@ class Judge {
         : entry_(entry), workload_(entry.object), knowledge_(knowledge) {}
 
     WorkloadVerdict run() {
-        result_.standing = standing_of(
-            workload_, knowledge_.catalogue.find_namespace(workload_.key.ns), knowledge_.config);
+        const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
+        result_.standing = standing_of(workload_, ns, knowledge_.config);
+        result_.settings = settings_of(workload_, ns, knowledge_.config);
         for (std::size_t i = 0; i < workload_.containers.size(); ++i) {
             result_.containers.push_back(judge_container(i));
         }
@@ -66,11 +67,8 @@ class Judge {
             return say(verdict, Reason::no_tag,
                        container.image + " names a digest and no tag: nothing can move");
         }
-        if (policy_kind(standing.policy.value) == PolicyKind::invalid) {
-            return say(verdict, Reason::policy_invalid,
-                       "keel.sh/policy: \"" + standing.policy.value + "\" (" +
-                           standing.policy.layer +
-                           ") is none of force patch minor major all glob:… regexp:… never");
+        if (const WorkloadSettings::Fault* fault = result_.settings.blocking()) {
+            return say(verdict, Reason::policy_invalid, fault->text);
         }
         if (auto blocked = block_by_kind(verdict, *reference)) {
             return *blocked;
@@ -286,7 +284,7 @@ class Judge {
 
     // Tag policies follow the digest in this version; the tag itself stays.
     std::string tag_note() const {
-        return policy_kind(result_.standing.policy.value) == PolicyKind::tag
+        return result_.settings.policy.parsed.kind() != Policy::Kind::force
                    ? "; this version does not choose newer tags"
                    : "";
     }

@@ -45,6 +45,7 @@ struct WorkloadVerdict {
     Reason reason = Reason::not_enrolled;
     std::string sentence;
     Standing standing;
+    WorkloadSettings settings;
     std::vector<ContainerVerdict> containers;  // beside the workload's containers
     std::vector<Target> targets;               // of a restart, if one is due; empty otherwise
     bool needs_approval = false;               // a confirmed revert under `reverts: ask`

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 
 namespace keel {
 namespace {
@@ -13,35 +15,53 @@ struct Layer {
     bool set;
 };
 
+constexpr const char* kPolicy = "keel.sh/policy";
+constexpr const char* kPolicyAlias = "keel.observer/policy";
+constexpr const char* kMatchTag = "keel.sh/matchTag";
+constexpr const char* kMatchTagAlias = "keel.sh/match-tag";
+// Keel reads these in any case.
+constexpr std::array<std::string_view, 4> kAnyCase{"keel.sh/monitorContainers",
+                                                   "keel.sh/initContainers", "keel.sh/imageVolumes",
+                                                   "keel.sh/imagePullSecret"};
+
+bool same_in_any_case(std::string_view one, std::string_view other) {
+    const auto lower = [](char c) {
+        return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    };
+    return std::ranges::equal(one, other, {}, lower, lower);
+}
+
+// Other spellings count only where the key itself is absent from the same map.
 template <class Map>
 Layer layer(const char* name, const Map& map, const std::string& key) {
-    const auto found = map.find(key);
+    auto found = map.find(key);
+    if (found == map.end() && key == kPolicy) found = map.find(kPolicyAlias);
+    if (found == map.end() && key == kMatchTag) found = map.find(kMatchTagAlias);
+    if (found == map.end() && std::ranges::find(kAnyCase, key) != kAnyCase.end()) {
+        found = std::ranges::find_if(
+            map, [&key](const auto& item) { return same_in_any_case(item.first, key); });
+    }
     return found != map.end() ? Layer{name, found->second, true} : Layer{name, {}, false};
 }
 
-constexpr const char* kPolicy = "keel.sh/policy";
-constexpr const char* kPolicyAlias = "keel.observer/policy";
-
-// The alias counts only where the key itself is absent from the same map.
-template <class Map>
-Layer aliased_layer(const char* name, const Map& map, const std::string& key) {
-    const Layer own = layer(name, map, key);
-    return own.set || key != kPolicy ? own : layer(name, map, kPolicyAlias);
-}
+constexpr const char* kWorkloadAnnotation = "workload annotation";
+constexpr const char* kWorkloadLabel = "workload label";
 
 // Strongest first (design.md, "Settings").
 std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const std::string& key) {
-    std::vector<Layer> all{
-        aliased_layer("workload annotation", workload.annotations, key),
-        aliased_layer("workload label", workload.labels, key),
-        aliased_layer("pod template annotation", workload.template_annotations, key),
-        aliased_layer("pod template label", workload.template_labels, key),
+    std::vector<Layer> all;
+    const auto add = [&](const char* name, const auto& map) {
+        if (map.empty()) return;
+        if (const Layer one = layer(name, map, key); one.set) all.push_back(one);
     };
+    add(kWorkloadAnnotation, workload.annotations);
+    add(kWorkloadLabel, workload.labels);
+    add("pod template annotation", workload.template_annotations);
+    add("pod template label", workload.template_labels);
     if (ns != nullptr) {
-        all.push_back(aliased_layer("namespace annotation", ns->annotations, key));
-        all.push_back(aliased_layer("namespace label", ns->labels, key));
+        add("namespace annotation", ns->annotations);
+        add("namespace label", ns->labels);
     }
-    std::erase_if(all, [](const Layer& one) { return !one.set; });
     return all;
 }
 
@@ -105,17 +125,150 @@ Setting effective_setting(const Workload& workload, const Namespace* ns, const s
     return result;
 }
 
-PolicyKind policy_kind(const std::string& value) {
-    if (value == "force") {
-        return PolicyKind::digest;
+namespace {
+
+// What was compiled once is compiled for good: 10,000 workloads say the same few things. keeld has
+// one thread.
+template <class T>
+const Expected<T>& compiled(const std::string& text, Expected<T> (*compile)(std::string_view)) {
+    constexpr std::size_t kKept = 1'000;
+    static thread_local std::unordered_map<std::string, Expected<T>> known;
+    const auto found = known.find(text);
+    if (found != known.end()) return found->second;
+    if (known.size() == kKept) known.clear();
+    return known.emplace(text, compile(text)).first->second;
+}
+
+// Reads one workload's settings, and collects what means nothing.
+class SettingsReader {
+  public:
+    SettingsReader(const Workload& workload, const Namespace* ns, const Config& config)
+        : workload_(workload), ns_(ns), config_(config) {}
+
+    WorkloadSettings read() {
+        read_policy();
+        const Policy::Kind kind = settings_.policy.parsed.kind();
+        const bool version = kind == Policy::Kind::patch || kind == Policy::Kind::minor ||
+                             kind == Policy::Kind::major || kind == Policy::Kind::all;
+        settings_.match_tag = read_bool(kMatchTag, "false", false);
+        settings_.match_pre_release = read_bool("keel.sh/matchPreRelease", "true", version);
+        settings_.init_containers = read_bool("keel.sh/initContainers", "false", true);
+        settings_.image_volumes = read_bool("keel.sh/imageVolumes", "false", true);
+        read_trigger();
+        read_schedule();
+        read_monitor();
+        settings_.image_pull_secret = find("keel.sh/imagePullSecret", "");
+        read_step(version);
+        static constexpr const char* kReverts[] = {"ask", "follow", "never"};
+        settings_.reverts.value = kReverts[static_cast<int>(config_.defaults.reverts)];
+        settings_.reverts.layer = "default";
+        settings_.reverts.parsed = config_.defaults.reverts;
+        return std::move(settings_);
     }
-    if (value == "never") {
-        return PolicyKind::never;
+
+  private:
+    Setting find(const std::string& key, const std::string& fallback) const {
+        return effective_setting(workload_, ns_, key, fallback);
     }
-    const bool version = value == "patch" || value == "minor" || value == "major" || value == "all";
-    const bool pattern = (value.starts_with("glob:") && value.size() > 5) ||
-                         (value.starts_with("regexp:") && value.size() > 7);
-    return version || pattern ? PolicyKind::tag : PolicyKind::invalid;
+
+    void fault(const std::string& key, const Setting& setting, const std::string& expected,
+               bool blocks) {
+        settings_.faults.push_back(
+            {key + ": \"" + setting.value + "\" (" + setting.layer + ") " + expected, blocks});
+    }
+
+    void read_policy() {
+        Parsed<Policy>& policy = settings_.policy;
+        static_cast<Setting&>(policy) = find(kPolicy, config_.defaults.policy);
+        const Expected<Policy>& parsed = compiled<Policy>(policy.value, &Policy::parse);
+        if (parsed && parsed->kind() != Policy::Kind::none) {
+            policy.parsed = *parsed;
+        } else if (policy.value.starts_with("glob:") || policy.value.starts_with("regexp:")) {
+            fault(kPolicy, policy, "is no policy: " + parsed.error().text, true);
+        } else {
+            fault(kPolicy, policy, "is none of force patch minor major all glob:… regexp:… never",
+                  true);
+        }
+    }
+
+    Parsed<bool> read_bool(const std::string& key, const std::string& fallback, bool blocks) {
+        Parsed<bool> result{find(key, fallback), fallback == "true"};
+        if (result.value == "true" || result.value == "false") {
+            result.parsed = result.value == "true";
+        } else {
+            fault(key, result, "is neither true nor false", blocks);
+        }
+        return result;
+    }
+
+    void read_trigger() {
+        const bool all = config_.defaults.trigger == Trigger::all;
+        Parsed<Trigger>& trigger = settings_.trigger;
+        static_cast<Setting&>(trigger) = find("keel.sh/trigger", all ? "all" : "push");
+        const bool either = trigger.value == "all" || trigger.value == "poll";
+        trigger.parsed = either ? Trigger::all : Trigger::push;
+    }
+
+    void read_schedule() {
+        const std::string fallback = "@every " + format_duration(config_.defaults.poll);
+        Parsed<PollSchedule>& schedule = settings_.poll_schedule;
+        static_cast<Setting&>(schedule) = find("keel.sh/pollSchedule", fallback);
+        const auto* parsed = &compiled<PollSchedule>(schedule.value, &PollSchedule::parse);
+        if (!*parsed) {
+            fault("keel.sh/pollSchedule", schedule,
+                  "is no schedule, so " + fallback + " holds: " + parsed->error().text, false);
+            parsed = &compiled<PollSchedule>(fallback, &PollSchedule::parse);
+        }
+        schedule.parsed = parsed->value_or(PollSchedule{});
+    }
+
+    void read_monitor() {
+        Parsed<Pattern::Pointer>& monitor = settings_.monitor_containers;
+        static_cast<Setting&>(monitor) = find("keel.sh/monitorContainers", "");
+        if (monitor.layer == "default" || monitor.value.empty()) return;
+        const auto& parsed = compiled<Pattern::Pointer>(monitor.value, &Pattern::regexp);
+        if (parsed) {
+            monitor.parsed = *parsed;
+        } else {
+            fault("keel.sh/monitorContainers", monitor,
+                  "is no regular expression: " + parsed.error().text, true);
+        }
+    }
+
+    void read_step(bool blocks) {
+        const bool next = config_.defaults.step == Step::next;
+        Parsed<Step>& step = settings_.step;
+        static_cast<Setting&>(step) = find("keel.sh/step", next ? "next" : "highest");
+        step.parsed = step.value == "next" ? Step::next : Step::highest;
+        if (step.value != "next" && step.value != "highest") {
+            fault("keel.sh/step", step, "is neither highest nor next", blocks);
+        }
+    }
+
+    const Workload& workload_;
+    const Namespace* ns_;
+    const Config& config_;
+    WorkloadSettings settings_;
+};
+
+}  // namespace
+
+bool Setting::is_own() const {
+    return layer == kWorkloadAnnotation || layer == kWorkloadLabel;
+}
+
+const WorkloadSettings::Fault* WorkloadSettings::blocking() const {
+    const auto found = std::ranges::find_if(faults, &Fault::blocks);
+    return found != faults.end() ? &*found : nullptr;
+}
+
+bool WorkloadSettings::monitors(std::string_view name) const {
+    const Pattern* pattern = monitor_containers.parsed.get();
+    return pattern == nullptr || pattern->match(name) != Pattern::Match::no;
+}
+
+WorkloadSettings settings_of(const Workload& workload, const Namespace* ns, const Config& config) {
+    return SettingsReader(workload, ns, config).read();
 }
 
 bool is_excluded(const std::string& ns, const Config& config) {
@@ -127,9 +280,38 @@ bool is_excluded(const std::string& ns, const Config& config) {
     return configured || own || cache;
 }
 
+namespace {
+
+// "workload annotation keel.sh/policy"; empty where the workload says nothing of its own.
+std::string own_policy(const Workload& workload) {
+    for (const auto& [name, map] : {std::pair{kWorkloadAnnotation, &workload.annotations},
+                                    std::pair{kWorkloadLabel, &workload.labels}}) {
+        for (const char* key : {kPolicy, kPolicyAlias}) {
+            const auto found = map->find(key);
+            if (found != map->end() && !found->second.empty()) {
+                return std::string(name) + " " + key;
+            }
+        }
+    }
+    return "";
+}
+
+// By what the workload takes part; empty: it does not.
+std::string enrolled_by(const Workload& workload, const Namespace* ns, const Config& config) {
+    const EnrolmentConfig& rule = config.enrolment;
+    if (ns != nullptr) {
+        const auto label = ns->labels.find(rule.label_key);
+        if (label != ns->labels.end() && label->second == rule.label_value) {
+            return "namespace label " + rule.label_key + "=" + rule.label_value;
+        }
+    }
+    return rule.workload_annotation ? own_policy(workload) : "";
+}
+
+}  // namespace
+
 Standing standing_of(const Workload& workload, const Namespace* ns, const Config& config) {
     Standing result;
-    result.policy = effective_setting(workload, ns, kPolicy, config.defaults.policy);
     if (is_excluded(workload.key.ns, config)) {
         result.reason = Reason::excluded_namespace;
         result.sentence = "namespace " + workload.key.ns +
@@ -142,18 +324,19 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
             "keel.sh/policy: never stands as " + where + "; remove it there to follow again";
         return result;
     }
-    const std::string wanted = config.enrolment.label_key + "=" + config.enrolment.label_value;
-    const auto label =
-        ns != nullptr ? ns->labels.find(config.enrolment.label_key) : decltype(ns->labels.end()){};
-    if (ns == nullptr || label == ns->labels.end() ||
-        label->second != config.enrolment.label_value) {
+    result.enrolled_by = enrolled_by(workload, ns, config);
+    if (result.enrolled_by.empty()) {
         result.reason = Reason::not_enrolled;
-        result.sentence = "namespace " + workload.key.ns + " does not carry the label " + wanted;
+        result.sentence = "namespace " + workload.key.ns + " does not carry the label " +
+                          config.enrolment.label_key + "=" + config.enrolment.label_value;
+        result.sentence += config.enrolment.workload_annotation
+                               ? ", and the workload has no keel.sh/policy of its own"
+                               : "";
         return result;
     }
-    result.enrolled_by = "namespace label " + wanted;
-    if (policy_kind(result.policy.value) == PolicyKind::never) {
-        result.reason = Reason::vetoed;  // no veto of its own: any explicit policy is stronger
+    // No veto of its own: any explicit policy is stronger.
+    if (config.defaults.policy == "never" && layers(workload, ns, kPolicy).empty()) {
+        result.reason = Reason::vetoed;
         result.sentence = "defaults.policy is never; a keel.sh/policy of its own releases it";
         return result;
     }

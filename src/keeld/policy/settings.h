@@ -5,6 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "core/pattern.h"
+#include "core/policy.h"
+#include "core/poll_schedule.h"
 #include "core/verdict.h"
 #include "keeld/cluster/objects.h"
 #include "keeld/config.h"
@@ -22,24 +25,58 @@ struct Setting {
     std::string value;
     std::string layer;
     std::vector<Loser> overridden;
+
+    // Written on the workload itself, not on its pods, its namespace, or in the configuration.
+    [[nodiscard]] bool is_own() const;
 };
 
-// The setting `key` ("keel.sh/policy"; its alias "keel.observer/policy" is read where the key
-// itself is absent).
+// A setting and what its value means.
+template <class T>
+struct Parsed : Setting {
+    T parsed{};
+};
+
+// The setting `key` ("keel.sh/policy"). Its alias ("keel.observer/policy" for keel.sh/policy,
+// "keel.sh/match-tag" for keel.sh/matchTag) is read where the key itself is absent from the same
+// place.
 [[nodiscard]] Setting effective_setting(const Workload& workload, const Namespace* ns,
                                         const std::string& key, const std::string& fallback);
 
-enum class PolicyKind : std::uint8_t { digest, tag, never, invalid };
-// "force" is digest; patch minor major all glob: regexp: are tag; "never"; anything else is
-// invalid.
-[[nodiscard]] PolicyKind policy_kind(const std::string& value);
+// Everything that Keel's keys and our own say about how a workload is judged.
+struct WorkloadSettings {
+    Parsed<Policy> policy;
+    Parsed<bool> match_tag;              // known to Keel; no policy depends on it here
+    Parsed<bool> match_pre_release;      // suffixes byte for byte (policy.md, "Suffixes")
+    Parsed<Trigger> trigger;             // "poll" and "all" are all, any other word is push
+    Parsed<PollSchedule> poll_schedule;  // the default's where the value is none
+    Parsed<Pattern::Pointer> monitor_containers;  // names of containers and volumes; null: all
+    Parsed<bool> init_containers;                 // whether their tag may change
+    Parsed<bool> image_volumes;                   // whether they are followed
+    Setting image_pull_secret;                    // the name of one; empty: none
+    Parsed<Step> step;
+    Parsed<Reverts> reverts;
+
+    // A value that means nothing (V4).
+    struct Fault {
+        std::string text;     // names key, value, layer, and what was expected
+        bool blocks = false;  // safety hangs on it: nothing is decided without it
+    };
+    std::vector<Fault> faults;
+
+    // The first fault that blocks; null: none.
+    [[nodiscard]] const Fault* blocking() const;
+    // Whether the container, or volume, of this name is followed. Names on which the pattern takes
+    // too many steps are.
+    [[nodiscard]] bool monitors(std::string_view name) const;
+};
+[[nodiscard]] WorkloadSettings settings_of(const Workload& workload, const Namespace* ns,
+                                           const Config& config);
 
 struct Standing {
     bool ours = false;                     // enrolled and not vetoed: verdicts go on from here
     Reason reason = Reason::not_enrolled;  // why not, if it is not
     std::string sentence;
     std::string enrolled_by;  // "namespace label keel.sh/enrolled=true"; empty if it is not
-    Setting policy;
 };
 [[nodiscard]] Standing standing_of(const Workload& workload, const Namespace* ns,
                                    const Config& config);

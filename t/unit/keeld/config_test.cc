@@ -108,7 +108,10 @@ TEST_F(ConfigTest, DefaultsAreThoseOfTheDesign) {
     EXPECT_EQ(config.enrolment.label_key, "keel.sh/enrolled");
     EXPECT_EQ(config.enrolment.label_value, "true");
     EXPECT_EQ(config.enrolment.exclude.size(), 3U);
+    EXPECT_FALSE(config.enrolment.workload_annotation);
     EXPECT_EQ(config.defaults.policy, "force");
+    EXPECT_EQ(config.defaults.trigger, Trigger::all);
+    EXPECT_EQ(config.defaults.step, Step::highest);
     EXPECT_EQ(config.defaults.poll, std::chrono::hours{1});
     EXPECT_EQ(config.defaults.reverts, Reverts::ask);
     EXPECT_EQ(config.defaults.deadline, std::nullopt);
@@ -227,15 +230,11 @@ TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
         expect_error(kCluster + key + ": {}\n",
                      "keeld.yaml:2: " + key + ": not supported by this version; take it out");
     }
-    for (const std::string key :
-         {"trigger", "restart", "allowPin", "minAge", "soak", "reversible", "step"}) {
+    for (const std::string key : {"restart", "allowPin", "minAge", "soak", "reversible"}) {
         expect_error(
             kCluster + "defaults: {" + key + ": 1}\n",
             "keeld.yaml:2: defaults." + key + ": not supported by this version; take it out");
     }
-    expect_error(
-        kCluster + "enrolment: {workloadAnnotation: true}\n",
-        "keeld.yaml:2: enrolment.workloadAnnotation: not supported by this version; take it out");
     expect_error(kCluster + "ledger: {url: \"postgresql://a\"}\n",
                  "keeld.yaml:2: ledger.url: not supported by this version; take it out");
     expect_error(kCluster + "listen: [{at: \"127.0.0.1:0\", tls: {}}]\n",
@@ -245,15 +244,34 @@ TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
         "keeld.yaml:2: registries.ghcr.io.credentials: not supported by this version; take it out");
 }
 
-TEST_F(ConfigTest, E2_PoliciesThatAreUnknownOrOfLaterVersionsAreRefused) {
-    for (const std::string policy : {"major", "glob:1.*", "regexp:^1"}) {
-        expect_error(kCluster + "defaults: {policy: \"" + policy + "\"}\n",
-                     "keeld.yaml:2: defaults.policy: \"" + policy +
-                         "\" is not supported by this version, which knows force and never");
+TEST_F(ConfigTest, TriggersStepsAndEnrolmentByTheWorkload) {
+    EXPECT_EQ(good(kCluster + "defaults: {trigger: push, step: next}\n").defaults.trigger,
+              Trigger::push);
+    EXPECT_EQ(good(kCluster + "defaults: {trigger: poll, step: next}\n").defaults.step, Step::next);
+    EXPECT_TRUE(
+        good(kCluster + "enrolment: {workloadAnnotation: true}\n").enrolment.workload_annotation);
+    expect_error(kCluster + "defaults: {trigger: webhook}\n",
+                 "keeld.yaml:2: defaults.trigger: \"webhook\" is not known; expected one of all, "
+                 "poll, push");
+    expect_error(kCluster + "enrolment: {workloadAnnotation: 1}\n",
+                 "keeld.yaml:2: enrolment.workloadAnnotation: \"1\" is not known; expected one of "
+                 "true, false");
+}
+
+TEST_F(ConfigTest, EveryPolicyMayBeTheDefault) {
+    for (const std::string policy : {"major", "glob:1.*", "regexp:^1", "never"}) {
+        EXPECT_EQ(good(kCluster + "defaults: {policy: \"" + policy + "\"}\n").defaults.policy,
+                  policy);
     }
-    expect_error(
-        kCluster + "defaults: {policy: Force}\n",
-        "keeld.yaml:2: defaults.policy: \"Force\" is not a policy; expected force or never");
+}
+
+TEST_F(ConfigTest, E2_PoliciesThatAreUnknownAreRefused) {
+    for (const std::string policy : {"Force", "glob:", "regexp:(", "sometimes"}) {
+        const std::string told = bad(kCluster + "defaults: {policy: \"" + policy + "\"}\n");
+        EXPECT_NE(told.find("keeld.yaml:2: defaults.policy: \"" + policy + "\" is not a policy: "),
+                  std::string::npos)
+            << told;
+    }
 }
 
 TEST_F(ConfigTest, E2_BadYamlNamesItsLine) {
@@ -502,7 +520,10 @@ TEST_F(ConfigTest, TheExampleShowsTheDefaults) {
     EXPECT_EQ(example.enrolment.label_key, plain.enrolment.label_key);
     EXPECT_EQ(example.enrolment.label_value, plain.enrolment.label_value);
     EXPECT_EQ(example.enrolment.exclude, plain.enrolment.exclude);
+    EXPECT_EQ(example.enrolment.workload_annotation, plain.enrolment.workload_annotation);
     EXPECT_EQ(example.defaults.policy, plain.defaults.policy);
+    EXPECT_EQ(example.defaults.trigger, plain.defaults.trigger);
+    EXPECT_EQ(example.defaults.step, plain.defaults.step);
     EXPECT_EQ(example.defaults.poll, plain.defaults.poll);
     EXPECT_EQ(example.defaults.reverts, plain.defaults.reverts);
     EXPECT_EQ(example.defaults.deadline, plain.defaults.deadline);

@@ -230,19 +230,175 @@ TEST(Settings, P4_AWorkloadsOwnPolicyDoesNotEnrol) {
     EXPECT_EQ(standing_of(workload, &ns, Config{}).reason, Reason::not_enrolled);
 }
 
-TEST(Settings, V4_WhatIsNotExactlyAPolicyIsInvalid) {
-    const std::vector<std::pair<std::string, PolicyKind>> cases{
-        {"force", PolicyKind::digest},    {"patch", PolicyKind::tag},
-        {"minor", PolicyKind::tag},       {"major", PolicyKind::tag},
-        {"all", PolicyKind::tag},         {"glob:1.*", PolicyKind::tag},
-        {"regexp:^1", PolicyKind::tag},   {"never", PolicyKind::never},
-        {"Force", PolicyKind::invalid},   {"never ", PolicyKind::invalid},
-        {"", PolicyKind::invalid},        {"glob:", PolicyKind::invalid},
-        {"regexp:", PolicyKind::invalid}, {"sometimes", PolicyKind::invalid},
+TEST(Settings, V4_WhatIsNotExactlyAPolicyBlocks) {
+    const std::vector<std::pair<std::string, bool>> cases{
+        {"force", true},     {"patch", true},
+        {"minor", true},     {"major", true},
+        {"all", true},       {"glob:1.*", true},
+        {"never", true},     {"regexp:^1", true},
+        {"Force", false},    {"never ", false},
+        {"", false},         {"glob:", false},
+        {"regexp:", false},  {"sometimes", false},
+        {"regexp:(", false}, {"regexp:" + std::string(1'001, 'a'), false},
     };
-    for (const auto& [value, kind] : cases) {
-        EXPECT_EQ(policy_kind(value), kind) << '"' << value << '"';
+    for (const auto& [value, valid] : cases) {
+        Workload workload = sample();
+        workload.annotations[kPolicy] = value;
+        const WorkloadSettings settings = settings_of(workload, nullptr, Config{});
+        EXPECT_EQ(settings.blocking() == nullptr, valid) << '"' << value << '"';
+        EXPECT_EQ(settings.policy.parsed.kind() != Policy::Kind::none, valid) << value;
+        EXPECT_EQ(settings.faults.empty(), valid);
     }
+}
+
+// A value that means nothing is told with its key and its layer, and blocks where safety hangs on
+// it.
+TEST(Settings, V4_ValuesThatMeanNothing) {
+    struct Case {
+        const char* policy;
+        const char* key;
+        const char* value;
+        bool fault;
+        bool blocks;
+    };
+    const Case cases[] = {
+        {"minor", "keel.sh/matchPreRelease", "false", false, false},
+        {"minor", "keel.sh/matchPreRelease", "False", true, true},
+        {"minor", "keel.sh/matchPreRelease", "", true, true},
+        {"force", "keel.sh/matchPreRelease", "False", true, false},
+        {"force", "keel.sh/matchTag", "yes", true, false},
+        {"force", "keel.sh/match-tag", "yes", true, false},
+        {"major", "keel.sh/step", "next", false, false},
+        {"major", "keel.sh/step", "lowest", true, true},
+        {"force", "keel.sh/step", "lowest", true, false},
+        {"force", "keel.sh/monitorContainers", "^app$", false, false},
+        {"force", "keel.sh/monitorContainers", "app(", true, true},
+        {"force", "keel.sh/monitorContainers", "", false, false},
+        {"force", "keel.sh/initContainers", "1", true, true},
+        {"force", "keel.sh/imageVolumes", "1", true, true},
+        {"force", "keel.sh/pollSchedule", "@every 5m", false, false},
+        {"force", "keel.sh/pollSchedule", "0 */5 * * * *", false, false},
+        {"force", "keel.sh/pollSchedule", "5m", true, false},
+        {"force", "keel.sh/pollSchedule", "", true, false},
+        {"force", "keel.sh/trigger", "whatever", false, false},
+    };
+    for (const Case& one : cases) {
+        Workload workload = sample();
+        workload.annotations[kPolicy] = one.policy;
+        workload.template_labels[one.key] = one.value;
+        const WorkloadSettings settings = settings_of(workload, nullptr, Config{});
+        const std::string what = std::string(one.policy) + " " + one.key + "=" + one.value;
+        ASSERT_EQ(settings.faults.size(), one.fault ? 1U : 0U) << what;
+        EXPECT_EQ(settings.blocking() != nullptr, one.blocks) << what;
+        if (!one.fault) continue;
+        const std::string& text = settings.faults.front().text;
+        EXPECT_NE(text.find("pod template label"), std::string::npos) << text;
+        EXPECT_NE(text.find("\"" + std::string(one.value) + "\""), std::string::npos) << text;
+    }
+}
+
+TEST(Settings, MeaningsOfValues) {
+    Config config;
+    config.defaults.poll = std::chrono::minutes{7};
+    Workload workload = sample();
+    WorkloadSettings settings = settings_of(workload, nullptr, config);
+    EXPECT_EQ(settings.policy.parsed.kind(), Policy::Kind::force);
+    EXPECT_TRUE(settings.match_pre_release.parsed);
+    EXPECT_FALSE(settings.match_tag.parsed || settings.init_containers.parsed);
+    EXPECT_FALSE(settings.image_volumes.parsed);
+    EXPECT_EQ(settings.trigger.parsed, Trigger::all);
+    EXPECT_EQ(settings.step.parsed, Step::highest);
+    EXPECT_EQ(settings.poll_schedule.value, "@every 7m");
+    EXPECT_EQ(settings.poll_schedule.parsed.next(test::at(0), utc), test::at(420));
+    EXPECT_TRUE(settings.monitors("anything"));
+    EXPECT_EQ(settings.reverts.value, "ask");
+    EXPECT_FALSE(settings.policy.is_own());
+
+    config.defaults.trigger = Trigger::push;
+    config.defaults.step = Step::next;
+    config.defaults.policy = "minor";
+    settings = settings_of(workload, nullptr, config);
+    EXPECT_EQ(settings.trigger.parsed, Trigger::push);
+    EXPECT_EQ(settings.step.parsed, Step::next);
+    EXPECT_EQ(settings.policy.parsed.kind(), Policy::Kind::minor);
+
+    workload.annotations = {{"keel.sh/trigger", "poll"},
+                            {"keel.sh/step", "highest"},
+                            {"keel.sh/pollSchedule", "@every 90s"},
+                            {"keel.sh/MonitorContainers", "^(app|web)"},
+                            {"keel.sh/initcontainers", "true"},
+                            {"keel.sh/imagevolumes", "true"},
+                            {"keel.sh/ImagePullSecret", "regcred"}};
+    workload.labels = {{"keel.sh/policy", "patch"}, {"keel.sh/initContainers", "false"}};
+    settings = settings_of(workload, nullptr, config);
+    EXPECT_EQ(settings.trigger.parsed, Trigger::all);
+    EXPECT_EQ(settings.step.parsed, Step::highest);
+    EXPECT_EQ(settings.poll_schedule.parsed.next(test::at(0), utc), test::at(90));
+    EXPECT_TRUE(settings.monitors("web-2"));
+    EXPECT_FALSE(settings.monitors("my-web"));
+    EXPECT_TRUE(settings.init_containers.parsed && settings.image_volumes.parsed)
+        << "the annotation wins, in any case";
+    EXPECT_EQ(settings.image_pull_secret.value, "regcred");
+    EXPECT_TRUE(settings.policy.is_own());
+    for (const char* other : {"default", "push", ""}) {
+        workload.annotations["keel.sh/trigger"] = other;
+        EXPECT_EQ(settings_of(workload, nullptr, config).trigger.parsed, Trigger::push) << other;
+    }
+}
+
+TEST(Settings, P1_MatchTagIsReadByItsOldNameWhereTheNewOneIsAbsent) {
+    Workload workload = sample();
+    workload.labels["keel.sh/match-tag"] = "true";
+    EXPECT_TRUE(settings_of(workload, nullptr, Config{}).match_tag.parsed);
+    workload.annotations["keel.sh/matchTag"] = "false";
+    const WorkloadSettings settings = settings_of(workload, nullptr, Config{});
+    EXPECT_FALSE(settings.match_tag.parsed);
+    ASSERT_EQ(settings.match_tag.overridden.size(), 2U);
+    EXPECT_EQ(settings.match_tag.overridden[0].layer, "workload label");
+}
+
+// With enrolment.workloadAnnotation, as a migration from Keel sets it.
+TEST(Settings, P4_AWorkloadsOwnPolicyEnrolsItWhereThatIsConfigured) {
+    struct Case {
+        const char* name;
+        std::function<void(Workload&, Namespace&)> change;
+        const char* enrolled_by;  // empty: not enrolled
+    };
+    const Case cases[] = {
+        {"annotation", [](Workload& w, Namespace&) { w.annotations[kPolicy] = "force"; },
+         "workload annotation keel.sh/policy"},
+        {"label", [](Workload& w, Namespace&) { w.labels[kPolicy] = "all"; },
+         "workload label keel.sh/policy"},
+        {"alias", [](Workload& w, Namespace&) { w.annotations[kAlias] = "patch"; },
+         "workload annotation keel.observer/policy"},
+        {"what is no policy", [](Workload& w, Namespace&) { w.annotations[kPolicy] = "Force"; },
+         "workload annotation keel.sh/policy"},
+        {"empty", [](Workload& w, Namespace&) { w.annotations[kPolicy] = ""; }, ""},
+        {"pod template", [](Workload& w, Namespace&) { w.template_annotations[kPolicy] = "force"; },
+         ""},
+        {"namespace", [](Workload&, Namespace& ns) { ns.annotations[kPolicy] = "force"; }, ""},
+        {"another key", [](Workload& w, Namespace&) { w.annotations["keel.sh/trigger"] = "poll"; },
+         ""},
+    };
+    Config config;
+    config.enrolment.workload_annotation = true;
+    for (const Case& one : cases) {
+        Workload workload = sample();
+        Namespace ns = enrolled("shop");
+        ns.labels.clear();
+        one.change(workload, ns);
+        const Standing standing = standing_of(workload, &ns, config);
+        EXPECT_EQ(standing.enrolled_by, one.enrolled_by) << one.name;
+        EXPECT_EQ(standing.ours, *one.enrolled_by != '\0') << one.name;
+        EXPECT_FALSE(standing_of(workload, &ns, Config{}).ours) << one.name;
+    }
+    Workload workload = sample();
+    workload.annotations[kPolicy] = "force";
+    Namespace ns = enrolled("shop");
+    ns.labels = {{kPolicy, "never"}};
+    EXPECT_EQ(standing_of(workload, &ns, config).reason, Reason::vetoed);
+    config.enrolment.exclude = {"shop"};
+    EXPECT_EQ(standing_of(workload, &ns, config).reason, Reason::excluded_namespace);
 }
 
 TEST(Settings, S2_ImagePatterns) {

@@ -49,8 +49,9 @@ struct Prune {
     Time before;
 };
 
-using Operation = std::variant<Entry, SightingRow, TagRow, CursorRow, ContentRow, RolloutRow,
-                               RejectedRow, EraseRejected, HoldRow, PlacedRow, ErasePlaced, Prune>;
+using Operation =
+    std::variant<Entry, SightingRow, TagRow, CursorRow, ContentRow, RolloutRow, RejectedRow,
+                 EraseRejected, HoldRow, PlacedRow, ErasePlaced, ListingRow, ListedRow, Prune>;
 
 std::int64_t millis(Time time) {
     return time.time_since_epoch().count();
@@ -243,6 +244,22 @@ PlacedRow read_placed(const Statement& row) {
             .until = time_of(row.number(6))};
 }
 
+ListingRow read_listing(const Statement& row) {
+    return {.registry = row.text(0),
+            .repository = row.text(1),
+            .number = static_cast<std::uint64_t>(row.number(2)),
+            .at = time_of(row.number(3)),
+            .complete = row.number(4) != 0};
+}
+
+ListedRow read_listed(const Statement& row) {
+    return {.registry = row.text(0),
+            .repository = row.text(1),
+            .name = row.text(2),
+            .first = static_cast<std::uint64_t>(row.number(3)),
+            .gone = time_of(row.number(4))};
+}
+
 std::pair<Time, std::string> read_intended(const Statement& row) {
     return {time_of(row.number(0)), row.text(1)};
 }
@@ -304,8 +321,8 @@ Expected<Found> inspect(Database& database, const std::string& path) {
 
 // The tables that decisions rest on; the log itself may be large, and a hole in it misleads nobody.
 Expected<void> check_state(Database& database, const std::string& path) {
-    for (const char* table :
-         {"rollouts", "rejected", "tags", "sightings", "cursors", "holds", "placed"}) {
+    for (const char* table : {"rollouts", "rejected", "tags", "sightings", "cursors", "holds",
+                              "placed", "listings", "listed"}) {
         const auto there = database.value(
             std::string("SELECT count(*) FROM sqlite_master WHERE name = '") + table + "'");
         if (!there) return unusable(path, there.error());
@@ -395,6 +412,8 @@ class Ledger::Impl {
     Expected<void> apply(const HoldRow& row);
     Expected<void> apply(const PlacedRow& row);
     Expected<void> apply(const ErasePlaced& row);
+    Expected<void> apply(const ListingRow& row);
+    Expected<void> apply(const ListedRow& row);
     Expected<void> apply(const Prune& prune);
 
     Expected<void> write_queue();
@@ -421,8 +440,8 @@ class Ledger::Impl {
 
     Statement begin_, commit_, rollback_;
     Statement entry_, sighting_, tag_, cursor_, content_, rollout_, rejected_, erase_rejected_;
-    Statement hold_, placed_, erase_placed_;
-    Statement prune_entries_, prune_rollouts_, prune_holds_;
+    Statement hold_, placed_, erase_placed_, listing_, listed_;
+    Statement prune_entries_, prune_rollouts_, prune_holds_, prune_listed_;
 };
 
 Expected<void> Ledger::Impl::prepare() {
@@ -488,6 +507,13 @@ Expected<void> Ledger::Impl::prepare() {
         {prune_holds_,
          "DELETE FROM holds WHERE tag IN (SELECT tag FROM holds WHERE lifted <> 0 AND lifted < ? "
          "AND tag NOT IN (SELECT tag FROM placed) LIMIT ?)"},
+        {listing_, upsert("listings", "registry, repository",
+                          {"registry", "repository", "number", "at", "complete"})},
+        {listed_, upsert("listed", "registry, repository, name",
+                         {"registry", "repository", "name", "first", "gone"})},
+        {prune_listed_,
+         "DELETE FROM listed WHERE (registry, repository, name) IN (SELECT registry, repository, "
+         "name FROM listed WHERE gone <> 0 AND gone < ? LIMIT ?)"},
     };
     for (const auto& [statement, sql] : statements) {
         auto prepared = database_.prepare(sql);
@@ -667,8 +693,20 @@ Expected<void> Ledger::Impl::apply(const ErasePlaced& row) {
     return erase_placed_.reset().bind(row.cache).bind(row.tag).run();
 }
 
+Expected<void> Ledger::Impl::apply(const ListingRow& row) {
+    listing_.reset().bind(row.registry).bind(row.repository);
+    listing_.bind(static_cast<std::int64_t>(row.number)).bind(millis(row.at));
+    return listing_.bind(std::int64_t{row.complete}).run();
+}
+
+Expected<void> Ledger::Impl::apply(const ListedRow& row) {
+    listed_.reset().bind(row.registry).bind(row.repository).bind(row.name);
+    return listed_.bind(static_cast<std::int64_t>(row.first)).bind(millis(row.gone)).run();
+}
+
 Expected<void> Ledger::Impl::apply(const Prune& prune) {
-    for (Statement* statement : {&prune_entries_, &prune_rollouts_, &prune_holds_}) {
+    for (Statement* statement :
+         {&prune_entries_, &prune_rollouts_, &prune_holds_, &prune_listed_}) {
         auto done = statement->reset().bind(millis(prune.before)).bind(kPruneRows).run();
         if (!done) return done;
         more_to_prune_ = more_to_prune_ || database_.changes() == kPruneRows;
@@ -804,6 +842,16 @@ void Ledger::erase_placed(std::string cache, std::string tag) {
     impl_->push(ErasePlaced{std::move(cache), std::move(tag)}, std::move(key));
 }
 
+void Ledger::put(ListingRow row) {
+    std::string key = "listing " + row.registry + " " + row.repository;
+    impl_->push(std::move(row), std::move(key));
+}
+
+void Ledger::put(ListedRow row) {
+    std::string key = "listed " + row.registry + " " + row.repository + " " + row.name;
+    impl_->push(std::move(row), std::move(key));
+}
+
 void Ledger::prune(Time before) {
     impl_->push(Prune{before}, "prune");
 }
@@ -883,6 +931,18 @@ std::vector<HoldRow> Ledger::holds() const {
 std::vector<PlacedRow> Ledger::placed() const {
     return impl_->rows("SELECT cache, tag, digest, owner, verified, reason, until FROM placed",
                        read_placed);
+}
+
+std::vector<ListingRow> Ledger::listings() const {
+    return impl_->rows("SELECT registry, repository, number, at, complete FROM listings",
+                       read_listing);
+}
+
+std::vector<ListedRow> Ledger::listed() const {
+    return impl_->rows(
+        "SELECT registry, repository, name, first, gone FROM listed ORDER BY registry, repository, "
+        "name",
+        read_listed);
 }
 
 std::vector<Entry> Ledger::entries(const EntryQuery& query) const {

@@ -160,6 +160,24 @@ struct PlacedRow {
     Time until;
 };
 
+// The newest list of tags of a repository.
+struct ListingRow {
+    std::string registry;
+    std::string repository;
+    std::uint64_t number = 0;  // how many lists of it there were
+    Time at;
+    bool complete = false;
+};
+
+// A tag that a list had.
+struct ListedRow {
+    std::string registry;
+    std::string repository;
+    std::string name;
+    std::uint64_t first = 0;  // number of the list that had it first
+    Time gone;                // since when lists lack it; epoch: the newest one has it
+};
+
 struct EntryQuery {
     std::optional<std::uint64_t> after;  // only older ones (smaller seq): the next page
     std::optional<Time> since;
@@ -202,6 +220,8 @@ class Ledger {
     void put(HoldRow row);    // the key is the tag
     void put(PlacedRow row);  // the key is (cache, tag)
     void erase_placed(std::string cache, std::string tag);
+    void put(ListingRow row);  // the key is (registry, repository)
+    void put(ListedRow row);   // the key is (registry, repository, name)
 
     // Waits until everything queued before the call is on disk. Error "ledger": it is not, it stays
     // queued, and it is tried again by the next durable() and once a second.
@@ -223,10 +243,12 @@ class Ledger {
     [[nodiscard]] std::vector<RejectedRow> rejected() const;
     [[nodiscard]] std::vector<HoldRow> holds() const;
     [[nodiscard]] std::vector<PlacedRow> placed() const;
+    [[nodiscard]] std::vector<ListingRow> listings() const;
+    [[nodiscard]] std::vector<ListedRow> listed() const;  // by registry, repository, name
     [[nodiscard]] std::vector<Entry> entries(const EntryQuery& query) const;  // newest first
 
-    // Deletes log entries, ended rollouts and lifted holds older than `before`. Queued like the
-    // rest.
+    // Deletes log entries, ended rollouts and lifted holds older than `before`, and what lists lack
+    // since then. Queued like the rest.
     void prune(Time before);
 
   private:

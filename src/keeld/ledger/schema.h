@@ -6,7 +6,7 @@
 namespace keel {
 
 // Rises with every change of the tables; a ledger with a higher one is refused.
-inline constexpr int kLedgerSchema = 3;
+inline constexpr int kLedgerSchema = 4;
 // PRAGMA application_id: "KEEL". A database without it is somebody else's and is not touched.
 inline constexpr int kLedgerApplication = 0x4b45454c;
 
@@ -141,6 +141,26 @@ ALTER TABLE tags ADD COLUMN held_at INTEGER NOT NULL DEFAULT 0;  -- a hold was l
 ALTER TABLE placed ADD COLUMN reason TEXT NOT NULL DEFAULT '';   -- as it was last sent, like the digest
 ALTER TABLE placed ADD COLUMN until INTEGER NOT NULL DEFAULT 0;  -- as it was last sent; 0: until it is lifted
 UPDATE placed SET reason = holds.reason, until = holds.until FROM holds WHERE holds.tag = placed.tag;
+)sql",
+                                                            R"sql(
+CREATE TABLE listings (        -- the newest list of tags of each repository
+    registry TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    number INTEGER NOT NULL,   -- how many lists of it there were
+    at INTEGER NOT NULL,
+    complete INTEGER NOT NULL, -- 0: it was cut at a bound
+    PRIMARY KEY (registry, repository)
+) WITHOUT ROWID;
+
+CREATE TABLE listed (          -- every tag that a list had
+    registry TEXT NOT NULL,
+    repository TEXT NOT NULL,
+    name TEXT NOT NULL,
+    first INTEGER NOT NULL,    -- number of the list that had it first
+    gone INTEGER NOT NULL,     -- 0: the newest list has it; else since when lists lack it
+    PRIMARY KEY (registry, repository, name)
+) WITHOUT ROWID;
+CREATE INDEX listed_gone ON listed (gone) WHERE gone <> 0;
 )sql"};
 
 }  // namespace keel

@@ -768,6 +768,7 @@ TEST_F(LedgerTest, AnOlderLedgerIsBroughtUpToDate) {
     }
     write(
         "DROP TABLE holds; DROP TABLE placed; ALTER TABLE tags DROP COLUMN held_at; "
+        "DROP TABLE listings; DROP TABLE listed; "
         "UPDATE meta SET value = '1' WHERE key = 'schema'");
     EXPECT_TRUE(Ledger::check(path_.string()));
     const auto ledger = open();
@@ -776,7 +777,7 @@ TEST_F(LedgerTest, AnOlderLedgerIsBroughtUpToDate) {
     EXPECT_EQ(ledger->tags()[0].current, "sha256:aa");
     EXPECT_EQ(ledger->tags()[0].held_at, Time{});
     EXPECT_TRUE(ledger->holds().empty());
-    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "3");
+    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "4");
 }
 
 TEST_F(LedgerTest, AnOlderLedgerKnowsItsHoldsByWhatWasWanted) {
@@ -789,12 +790,36 @@ TEST_F(LedgerTest, AnOlderLedgerKnowsItsHoldsByWhatWasWanted) {
     }
     write(
         "ALTER TABLE placed DROP COLUMN reason; ALTER TABLE placed DROP COLUMN until; "
+        "DROP TABLE listings; DROP TABLE listed; "
         "UPDATE meta SET value = '2' WHERE key = 'schema'");
     const auto ledger = open();
     ASSERT_NE(ledger, nullptr);
     ASSERT_EQ(ledger->placed().size(), 1U);
     EXPECT_EQ(ledger->placed()[0].reason, "why");
     EXPECT_EQ(ledger->placed()[0].until, at(2));
+}
+
+TEST_F(LedgerTest, ListsOfTagsAreKeptAndWhatTheyLackForLongIsNot) {
+    const auto ledger = open();
+    ASSERT_NE(ledger, nullptr);
+    ledger->put(ListingRow{"docker.io", "library/redis", 7, at(9), true});
+    ledger->put(ListedRow{"docker.io", "library/redis", "8", 2, {}});
+    ledger->put(ListedRow{"docker.io", "library/redis", "7", 1, {}});
+    ASSERT_TRUE(durable(*ledger));
+    ledger->put(ListedRow{"docker.io", "library/redis", "7", 1, at(8)});
+    ASSERT_TRUE(durable(*ledger));
+    ASSERT_EQ(ledger->listings().size(), 1U);
+    EXPECT_EQ(ledger->listings()[0].number, 7U);
+    EXPECT_EQ(ledger->listings()[0].at, at(9));
+    EXPECT_TRUE(ledger->listings()[0].complete);
+    ASSERT_EQ(ledger->listed().size(), 2U);
+    EXPECT_EQ(ledger->listed()[0].name, "7");
+    EXPECT_EQ(ledger->listed()[0].gone, at(8));
+    EXPECT_EQ(ledger->listed()[1].first, 2U);
+    ledger->prune(at(100));
+    ASSERT_TRUE(durable(*ledger));
+    ASSERT_EQ(ledger->listed().size(), 1U);
+    EXPECT_EQ(ledger->listed()[0].name, "8");
 }
 
 TEST_F(LedgerTest, E2_AnotherProgramsDatabaseIsRefusedAndLeftAlone) {

@@ -389,6 +389,23 @@ std::optional<Tag> Reference::tag() const {
     return Tag{registry, repository, name};
 }
 
+std::optional<std::string> Reference::with_tag(std::string_view to, const Digest& pinned) const {
+    if (name.empty() || !is_tag_name(to)) {
+        return std::nullopt;
+    }
+    std::string text = spelling.substr(0, spelling.find('@'));
+    if (name_written) {
+        text.resize(text.size() - name.size() - 1);
+    }
+    if (name_written || to != name) {
+        text.append(1, ':').append(to);
+    }
+    if (digest) {
+        text.append(1, '@').append(pinned.to_string());
+    }
+    return text;
+}
+
 }  // namespace keel
 
 std::size_t std::hash<keel::Tag>::operator()(const keel::Tag& tag) const noexcept {

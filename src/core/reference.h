@@ -43,6 +43,13 @@ struct Reference {
 
     // The tag it follows; nullopt for name@digest without a tag (reason `no-tag`).
     [[nodiscard]] std::optional<Tag> tag() const;
+
+    // The text that names another tag of the same repository: what stands before the tag is kept
+    // byte for byte (invariant V1), a digest is replaced by `pinned` where one stands and added
+    // nowhere. The tag that it names already gives the spelling back, but for that digest. nullopt:
+    // `to` is no tag's name, or it names no tag itself (name@digest).
+    [[nodiscard]] std::optional<std::string> with_tag(std::string_view to,
+                                                      const Digest& pinned) const;
 };
 
 // Grammar checks of the distribution specification, for the parts on their own. Never throw, never

@@ -145,6 +145,8 @@ std::string target_text(const json_t* container, const char* key, const Style& s
     if (!json_is_object(target)) return {};
     std::string result =
         printable(text_of(target, "name")) + " at " + digest_text(text_of(target, "digest"), style);
+    if (const auto image = text_of(target, "image"); !image.empty())
+        result += ", written as " + printable(image);
     if (const auto seen = parse_time(text_of(target, "seen")))
         result += ", seen " + when(*seen, style.now);
     return result;
@@ -231,7 +233,11 @@ std::string targets_text(const json_t* rollout, const Style& style) {
     std::string result;
     each_item(rollout, "targets", [&](const json_t* target) {
         if (!result.empty()) result += ", ";
-        result += printable(text_of(target, "container")) + ": " + move_text(target, style);
+        result += printable(text_of(target, "container")) + ": ";
+        const std::string_view image = text_of(target, "image");
+        result += image.empty() ? move_text(target, style)
+                                : printable(text_of(target, "from_image")) + " → " +
+                                      printable(image) + " (" + move_text(target, style) + ")";
     });
     return result;
 }

@@ -46,6 +46,7 @@ std::vector<Need> needs_in(const std::string& ns) {
     add("apps", "deployments", {"patch"}, true);
     add("apps", "statefulsets", {"patch"}, true);
     add("apps", "daemonsets", {"patch"}, true);
+    add("batch", "cronjobs", {"patch"}, true);
     return needs;
 }
 

@@ -232,6 +232,7 @@ NEEDS = [
     *[(f"{kind}.apps", verb) for kind in ("deployments", "statefulsets", "daemonsets") for verb in ("list", "watch", "patch")],
     ("cronjobs.batch", "list"),
     ("cronjobs.batch", "watch"),
+    ("cronjobs.batch", "patch"),
     ("namespaces", "list"),
     ("namespaces", "watch"),
     ("pods", "list"),

@@ -25,13 +25,6 @@ def binary(name):
     return pathlib.Path(folder) / "bin" / name
 
 
-AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata"}],
-}
-
 # Users of the token file: name, groups. keeld comes as the service account that its manifests name.
 KEELD = "system:serviceaccount:keel:keeld"
 USERS = {
@@ -39,6 +32,17 @@ USERS = {
     "system:kube-controller-manager": [],
     "system:kube-scheduler": [],
     KEELD: ["system:serviceaccounts", "system:serviceaccounts:keel"],
+}
+
+# What keeld writes to workloads is kept with every byte.
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Request", "users": [KEELD], "verbs": ["patch"], "resources": [{"group": "apps"}, {"group": "batch"}]},
+        {"level": "Metadata"},
+    ],
 }
 
 

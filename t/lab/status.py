@@ -117,31 +117,37 @@ class StatusNode:
 
     def _running(self, pod):
         now = _now()
-        containers = []
-        for container in pod["spec"]["containers"]:
-            name, digest = self._pull(container["image"])
-            self.started.setdefault(pod["metadata"]["uid"], []).append(digest)
-            containers.append({
-                "name": container["name"], "image": container["image"], "imageID": f"{name}@{digest}",
-                "ready": True, "started": True, "restartCount": 0, "containerID": f"told://{container['name']}",
-                "state": {"running": {"startedAt": now}},
-            })  # fmt: skip
+        spec, uid = pod["spec"], pod["metadata"]["uid"]
+        ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}}
+        init = [self._started(uid, container, ended) for container in spec.get("initContainers", [])]
+        containers = [self._started(uid, container, {"running": {"startedAt": now}}) for container in spec["containers"]]
         kinds = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
         return {
             "phase": "Running",
             "startTime": now,
             "conditions": [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds],
+            "initContainerStatuses": init,
             "containerStatuses": containers,
         }
+
+    def _started(self, uid, container, state):
+        """The status of a container of the pod with that UID; its image is pulled for it."""
+        name, digest = self._pull(container["image"])
+        self.started.setdefault(uid, []).append(digest)
+        return {
+            "name": container["name"], "image": container["image"], "imageID": f"{name}@{digest}", "state": state,
+            "ready": True, "started": True, "restartCount": 0, "containerID": f"told://{container['name']}",
+        }  # fmt: skip
 
     def _pull(self, image):
         """Name and digest, as a kubelet finds them out. A cache that does not answer is asked again."""
         registry, rest = image.split("/", 1)
-        repository, tag = rest.rsplit(":", 1)
+        named, _, digest = rest.partition("@")
+        repository, tag = named.rsplit(":", 1)
         agent = {"User-Agent": "containerd/1.6.20"}
         while not self.ended.is_set():
             with contextlib.suppress(OSError, http.client.HTTPException):
-                answer = self.caches[registry].manifest(repository, tag, "HEAD", headers=agent)
+                answer = self.caches[registry].manifest(repository, digest or tag, "HEAD", headers=agent)
                 if answer.status == 200:
                     return f"{registry}/{repository}", answer.digest
             self.ended.wait(0.1)

@@ -493,6 +493,7 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
     Json object(json_object());
     set(object.get(), "name", container.name);
     json_object_set_new(object.get(), "init", json_boolean(container.init));
+    json_object_set_new(object.get(), "volume", json_boolean(container.volume));
     set(object.get(), "reference", container.image);
     set_or_null(object.get(), "tag", verdict.tag ? verdict.tag->to_string() : "");
     json_object_set_new(object.get(), "running", running_array(entry, container));
@@ -504,6 +505,7 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
         target = json_object();
         set(target, "name", verdict.target->tag.name);
         set(target, "digest", verdict.target->to.to_string());
+        set_or_null(target, "image", verdict.target->image);
     }
     json_object_set_new(object.get(), "target", target);
     const TagInfo* info = verdict.tag ? parts_.tags.find(*verdict.tag) : nullptr;

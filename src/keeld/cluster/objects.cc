@@ -150,8 +150,10 @@ std::optional<Owner> controller_of(Fields& fields, const json_t* metadata) {
     return owner;
 }
 
-PullPolicy pull_policy(Fields& fields, const json_t* container) {
-    const std::string text = fields.string(container, "imagePullPolicy");
+constexpr std::string_view kVolume = "volume/";
+
+PullPolicy pull_policy(Fields& fields, const json_t* object, const char* key) {
+    const std::string text = fields.string(object, key);
     if (text == "IfNotPresent") return PullPolicy::if_not_present;
     if (text == "Never") return PullPolicy::never;
     return PullPolicy::always;
@@ -161,7 +163,21 @@ void append_containers(Fields& fields, const json_t* pod_spec, const char* key, 
                        std::vector<Container>& out) {
     for_each_object(fields, fields.array(pod_spec, key), key, [&](const json_t* container) {
         out.push_back({fields.string(container, "name"), fields.string(container, "image"),
-                       pull_policy(fields, container), init});
+                       pull_policy(fields, container, "imagePullPolicy"), init});
+    });
+}
+
+// Volumes that are images; one whose reference somebody else fills in later is none yet.
+void append_image_volumes(Fields& fields, const json_t* pod_spec, std::vector<Container>& out) {
+    const char* key = "volumes";
+    for_each_object(fields, fields.array(pod_spec, key), key, [&](const json_t* volume) {
+        const json_t* image = fields.object(volume, "image");
+        std::string reference = fields.string(image, "reference");
+        if (!reference.empty()) {
+            out.push_back({std::string{kVolume} + fields.string(volume, "name"),
+                           std::move(reference), pull_policy(fields, image, "pullPolicy"), false,
+                           true});
+        }
     });
 }
 
@@ -373,6 +389,19 @@ Expected<WorkloadKey> WorkloadKey::parse(std::string_view text) {
     return WorkloadKey{*kind, std::string{ns}, std::string{name}};
 }
 
+bool is_volume_name(std::string_view name) {
+    return name.starts_with(kVolume);
+}
+
+std::string_view Container::own_name() const {
+    return std::string_view{name}.substr(volume ? kVolume.size() : 0);
+}
+
+const Container* Workload::find_container(std::string_view wanted) const {
+    const auto found = std::ranges::find(containers, wanted, &Container::name);
+    return found != containers.end() ? &*found : nullptr;
+}
+
 bool Workload::rolled_out() const {
     if (key.kind == WorkloadKind::cron_job) return true;
     return observed_generation >= generation && updated >= replicas && available >= replicas &&
@@ -414,6 +443,7 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     const json_t* pod_spec = fields.object(pod_template, "spec");
     append_containers(fields, pod_spec, "initContainers", true, workload.containers);
     append_containers(fields, pod_spec, "containers", false, workload.containers);
+    append_image_volumes(fields, pod_spec, workload.containers);
 
     switch (kind) {
         case WorkloadKind::deployment:

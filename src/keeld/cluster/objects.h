@@ -40,11 +40,19 @@ struct WorkloadKey {
 
 enum class PullPolicy : std::uint8_t { always, if_not_present, never };
 
+// "volume/NAME", which no container can be called: how an image volume is named beside containers.
+[[nodiscard]] bool is_volume_name(std::string_view name);
+
+// What pulls an image in a pod: a container, or an image volume.
 struct Container {
-    std::string name;
+    std::string name;   // of an image volume "volume/NAME"
     std::string image;  // the reference, byte for byte
     PullPolicy pull = PullPolicy::always;
     bool init = false;
+    bool volume = false;  // pods do not tell what content they have of it
+
+    // As the template calls it.
+    [[nodiscard]] std::string_view own_name() const;
 };
 
 struct Owner {
@@ -64,8 +72,8 @@ struct Workload {
     std::string resource_version;
     std::int64_t generation = 0;
     std::int64_t observed_generation = 0;
-    std::vector<Container>
-        containers;  // init containers first, each group in the order of the spec
+    std::vector<Container> containers;  // init containers first, then containers, then image
+                                        // volumes, each group in the order of the spec
     KeelKeys annotations;
     KeelKeys labels;
     KeelKeys template_annotations;
@@ -90,6 +98,8 @@ struct Workload {
     // The workload's controller has seen the newest generation and every replica is updated and
     // available.
     [[nodiscard]] bool rolled_out() const;
+    // The container or image volume of that name; null: there is none.
+    [[nodiscard]] const Container* find_container(std::string_view name) const;
 };
 
 struct Namespace {

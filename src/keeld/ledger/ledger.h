@@ -107,9 +107,10 @@ struct RolloutRow {
     std::string state;    // design.md section 5
     std::string reason;   // code of the outcome or of what it waits for
     std::string text;     // one sentence
-    std::string targets;  // JSON: [{"container", "tag", "from", "to"}]
+    std::string targets;  // JSON: [{"container", "tag", "from", "to"}], with "image" and
+                          // "from_image" where the image field is changed
     std::string marker_key;
-    std::string marker;      // exact value to be written
+    std::string marker;  // exact value to be written; empty where image fields are changed instead
     std::string old_marker;  // before; empty: absent
     std::string cause;
     std::int64_t generation = 0;  // of the workload after the write

@@ -131,8 +131,14 @@ void Planner::consider(const WorkloadKey& key) {
     for (const WorkloadVerdict::Want& want : verdict.wants) {
         fetch(want);
     }
-    log_decision(key, *entry, verdict);
-    if (!verdict.targets.empty() && entry->running.known) {
+    // While a rollout is under way its pods are still the old ones, and that is no news.
+    const std::optional<RolloutRow> rollout = parts_.rollouts->active(key);
+    if (!rollout || rollout->state == "waiting" || verdict.verdict != Verdict::roll) {
+        log_decision(key, *entry, verdict);
+    }
+    // No write changes what a CronJob's pods run: they are not read for it.
+    const bool known = entry->running.known || key.kind == WorkloadKind::cron_job;
+    if (!verdict.targets.empty() && known) {
         parts_.rollouts->offer(key, verdict);
     }
 }
@@ -157,7 +163,9 @@ void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
     for (const ContainerVerdict& one : verdict.containers) {
         if (one.reason == verdict.reason) {
             line.container = one.target ? one.target->container : "";
-            line.tag = one.tag ? one.tag->to_string() : "";
+            line.tag = one.target ? one.target->tag.to_string()
+                       : one.tag  ? one.tag->to_string()
+                                  : "";
             line.from = one.target ? one.target->from : "";
             line.to = one.target ? one.target->to.to_string() : "";
             const TagInfo* info = one.tag ? parts_.tags.find(*one.tag) : nullptr;

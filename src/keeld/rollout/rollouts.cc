@@ -31,14 +31,100 @@ std::string rejection_key(const std::string& uid, const std::string& tag,
     return uid + " " + tag + " " + digest;
 }
 
-// The narrowest patch that restarts: one template annotation, for this very object in this very
-// state.
-std::string restart_patch(const Workload& workload, const RolloutRow& row) {
-    const Json root(json_pack("{s:{s:s,s:s},s:{s:{s:{s:{s:s}}}}}", "metadata", "uid",
-                              workload.uid.c_str(), "resourceVersion",
-                              workload.resource_version.c_str(), "spec", "template", "metadata",
-                              "annotations", row.marker_key.c_str(), row.marker.c_str()));
+// Whether image fields are to be written. The new template replaces every pod by itself then, those
+// of containers of which only the digest moved too: there is no marker.
+bool writes_images(const std::vector<Target>& targets) {
+    return std::ranges::any_of(targets, [](const Target& one) { return !one.image.empty(); });
+}
+
+// The same bytes in place of the same ones, for the same digests.
+bool same_write(const std::vector<Target>& one, const std::vector<Target>& other) {
+    return std::ranges::equal(one, other, [](const Target& left, const Target& right) {
+        return left == right && left.image == right.image && left.from_image == right.from_image;
+    });
+}
+
+// "app: nginx:1.27 → nginx:1.28, …"
+std::string images_text(const std::vector<Target>& targets) {
+    std::string text;
+    for (const Target& target : targets) {
+        if (!target.image.empty()) {
+            text += (text.empty() ? "" : ", ") + target.container + ": " + target.from_image +
+                    " → " + target.image;
+        }
+    }
+    return text;
+}
+
+// The object already has what was intended.
+bool is_written(const Workload& workload, const RolloutRow& row,
+                const std::vector<Target>& targets) {
+    if (!writes_images(targets)) {
+        return workload.uid == row.uid && workload.marker == row.marker;
+    }
+    return workload.uid == row.uid && std::ranges::all_of(targets, [&](const Target& target) {
+               const Container* there = workload.find_container(target.container);
+               return target.image.empty() || (there != nullptr && there->image == target.image);
+           });
+}
+
+struct Patch {
+    std::string type;
+    std::string body;
+};
+
+// A change of the pod template, for this very object in this very state.
+std::string template_patch(const Workload& workload, const Json& pod_template) {
+    const bool cron_job = workload.key.kind == WorkloadKind::cron_job;
+    const Json spec(
+        cron_job ? json_pack("{s:{s:{s:O}}}", "jobTemplate", "spec", "template", pod_template.get())
+                 : json_pack("{s:O}", "template", pod_template.get()));
+    const Json root(json_pack("{s:{s:s,s:s},s:O}", "metadata", "uid", workload.uid.c_str(),
+                              "resourceVersion", workload.resource_version.c_str(), "spec",
+                              spec.get()));
     return dump_json(root.get());
+}
+
+// The narrowest patch that restarts: one template annotation.
+Patch restart_patch(const Workload& workload, const RolloutRow& row) {
+    const Json pod_template(json_pack("{s:{s:{s:s}}}", "metadata", "annotations",
+                                      row.marker_key.c_str(), row.marker.c_str()));
+    return {"application/merge-patch+json", template_patch(workload, pod_template)};
+}
+
+// The narrowest patch that names other images: each list is merged by the names in it.
+Patch image_patch(const Workload& workload, const std::vector<Target>& targets) {
+    const Json pod(json_object());
+    for (const Target& target : targets) {
+        const Container* there = workload.find_container(target.container);
+        if (target.image.empty() || there == nullptr) {
+            continue;
+        }
+        const char* list = there->volume ? "volumes"
+                           : there->init ? "initContainers"
+                                         : "containers";
+        const std::string name(there->own_name());
+        json_t* item = there->volume ? json_pack("{s:s,s:{s:s}}", "name", name.c_str(), "image",
+                                                 "reference", target.image.c_str())
+                                     : json_pack("{s:s,s:s}", "name", name.c_str(), "image",
+                                                 target.image.c_str());
+        if (json_object_get(pod.get(), list) == nullptr) {
+            json_object_set_new(pod.get(), list, json_array());
+        }
+        json_array_append_new(json_object_get(pod.get(), list), item);
+    }
+    const Json pod_template(json_pack("{s:O}", "spec", pod.get()));
+    return {"application/strategic-merge-patch+json", template_patch(workload, pod_template)};
+}
+
+// What an image volume holds is in no pod's status.
+bool is_provable(const Target& target) {
+    return !is_volume_name(target.container);
+}
+
+std::vector<Target> provable(std::vector<Target> targets) {
+    std::erase_if(targets, [](const Target& one) { return !is_provable(one); });
+    return targets;
 }
 
 // Only these say for certain that nothing was applied; after anything else the object tells.
@@ -122,8 +208,14 @@ Rollouts::Rollouts(Parts parts)
     for (std::vector<RolloutRow> rows; after.empty() || !rows.empty();) {
         rows = parts_.ledger.rollouts("", after, kPage);
         for (const RolloutRow& row : rows) {
+            std::vector<Target> targets = targets_from_json(row.targets);
+            for (const Target& target : targets) {
+                if (row.applied != Time{} && !target.image.empty()) {
+                    written_.try_emplace({row.uid, target.container}, target.image);
+                }
+            }
             if (row.ended != Time{} && !ended_.contains(row.uid)) {
-                ended_[row.uid] = ended_from(row, targets_from_json(row.targets));
+                ended_[row.uid] = ended_from(row, std::move(targets));
             }
         }
         if (rows.empty()) {
@@ -137,8 +229,18 @@ Rollouts::~Rollouts() = default;
 
 Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> targets) {
     const bool final = row.state == "done" || row.reason == "stalled";
-    return Ended{std::move(targets), row.text, final,
-                 row.reason == "stale-pull" ? row.attempt + 1 : 1, row.ended};
+    const std::string images = images_text(targets);
+    const std::string text = images.empty() ? row.text
+                                            : "rollout " + row.id + " wrote " + images + " at " +
+                                                  format_time(row.applied) + ": " + row.text;
+    return Ended{std::move(targets), text, final, row.reason == "stale-pull" ? row.attempt + 1 : 1,
+                 row.ended};
+}
+
+bool Rollouts::wrote(const std::string& uid, const std::string& container,
+                     const std::string& image) const {
+    const auto found = written_.find({uid, container});
+    return found != written_.end() && found->second == image;
 }
 
 bool Rollouts::may_write() const {
@@ -373,19 +475,28 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
     co_return false;
 }
 
+// The tags that the new pods will ask for: the goals, and what stays and is pulled at every start.
+std::set<Tag> Rollouts::pulled_tags(const Handle& rollout) const {
+    std::set<Tag> tags;
+    const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+    for (std::size_t i = 0; entry != nullptr && i < entry->references.size(); ++i) {
+        const Container& container = entry->object.containers[i];
+        const Expected<Reference>& reference = entry->references[i];
+        const auto target = std::ranges::find(rollout->targets, container.name, &Target::container);
+        if (target != rollout->targets.end()) {
+            tags.insert(target->tag);
+        } else if (container.pull == PullPolicy::always && reference && reference->tag() &&
+                   !reference->digest) {
+            tags.insert(*reference->tag());
+        }
+    }
+    return tags;
+}
+
 // The gate that counts, right before the write: what a pull would get now, for every container that
 // will pull, is the target; and what runs is what the verdict was made from.
 Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
-    std::set<Tag> tags;
-    if (const CatalogueEntry* entry = parts_.catalogue.find(rollout->key)) {
-        for (std::size_t i = 0; i < entry->references.size(); ++i) {
-            const Expected<Reference>& reference = entry->references[i];
-            const bool pulls = entry->object.containers[i].pull == PullPolicy::always;
-            if (pulls && reference && reference->tag() && !reference->digest) {
-                tags.insert(*reference->tag());
-            }
-        }
-    }
+    const std::set<Tag> tags = pulled_tags(rollout);
     const auto asked = std::make_shared<Asked>(parts_.loop);
     asked->left = tags.size();
     for (const Tag& tag : tags) {
@@ -397,16 +508,16 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
     if (!asked->all) {
         co_return Pull::unanswered;
     }
+    // What a CronJob's pods run is of earlier runs, and no write changes it.
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
-    if (entry != nullptr && !entry->running.usable()) {
+    const bool has_pods = rollout->key.kind != WorkloadKind::cron_job;
+    if (has_pods && entry != nullptr && !entry->running.usable()) {
         const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
         if (!pods) {
             co_return Pull::unanswered;
         }
     }
-    const std::vector<Target> before = rollout->targets;
-    const bool same = still_due(rollout) && rollout->targets == before &&
-                      !rollout->verdict.needs_approval && may_write();
+    const bool same = still_the_same(rollout) && may_write();
     co_return same ? Pull::gets_target : Pull::gets_other;
 }
 
@@ -417,14 +528,16 @@ Task<bool> Rollouts::intend(Handle rollout) {
         end(rollout, "superseded", "workload-gone", "the workload is gone");
         co_return false;
     }
-    row.marker = format_time(row.intended);
-    row.old_marker = workload->marker;
+    const bool images = writes_images(rollout->targets);
+    row.marker = images ? "" : format_time(row.intended);
+    row.old_marker = images ? "" : workload->marker;
     row.targets = targets_to_json(rollout->targets);
     row.reason.clear();
     row.text.clear();
     enter(rollout, "intended");
     parts_.ledger.put(row);
-    log(rollout, EntryKind::intended, "restart", row.marker_key + ": " + row.marker);
+    log(rollout, EntryKind::intended, images ? "image" : "restart",
+        images ? images_text(rollout->targets) : row.marker_key + ": " + row.marker);
     const bool at_once = co_await make_durable(rollout);
     // After a wait for the disk the world may be another one: look and judge again before the
     // write.
@@ -478,16 +591,13 @@ Task<Rollouts::Applied> Rollouts::look_whether_applied(Handle rollout) {
         }
         looked = true;
         const std::int64_t generation = workload->generation;
-        const bool ours =
-            workload->uid == rollout->row.uid && workload->marker == rollout->row.marker;
+        const bool ours = is_written(*workload, rollout->row, rollout->targets);
         parts_.catalogue.answered(std::move(*workload));
         if (ours) {
-            rollout->row.generation = generation;
-            rollout->row.applied = parts_.clock.now();
-            enter(rollout, "rolling");
-            parts_.ledger.put(rollout->row);
-            log(rollout, EntryKind::applied, "found", "the marker was already on the object");
-            ++metrics_.applied;
+            const std::string what = writes_images(rollout->targets)
+                                         ? "what was intended stands in the image field already"
+                                         : "the marker was already on the object";
+            record_applied(rollout, generation, "found", what);
             co_return Applied::yes;
         }
         if (parts_.config.mode != Mode::act) {
@@ -530,24 +640,32 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     if (!may_write()) {
         co_return Applied::stopped;
     }
+    // The patch names the newest state that is known of the object: it must be one that the verdict
+    // holds for.
+    const std::vector<Target> intended = rollout->targets;
+    const bool same = still_the_same(rollout);
+    rollout->targets = intended;
+    if (!same) {
+        end(rollout, "superseded", "not-due",
+            "its target was not due any more before it was written");
+        co_return Applied::superseded;
+    }
+    const bool images = writes_images(intended);
     const std::string path = rollout->key.path() + "?fieldManager=keeld";
-    const std::string type = "application/merge-patch+json";
-    const std::string body = restart_patch(*workload, rollout->row);
+    const Patch patch =
+        images ? image_patch(*workload, intended) : restart_patch(*workload, rollout->row);
     const std::function<bool()> may = [this] { return may_write(); };
-    const Expected<Json> answer = co_await parts_.cluster.patch(path, type, body, may);
+    const Expected<Json> answer = co_await parts_.cluster.patch(path, patch.type, patch.body, may);
     if (answer) {
         Expected<Workload> fresh =
             decode_workload(rollout->key.kind, answer->get(), parts_.config.defaults.restart_key);
+        const std::int64_t generation = fresh ? fresh->generation : rollout->row.generation;
         if (fresh) {
-            rollout->row.generation = fresh->generation;
             parts_.catalogue.answered(std::move(*fresh));
         }
-        rollout->row.applied = parts_.clock.now();
         refused_.erase(rollout->key);
-        enter(rollout, "rolling");
-        parts_.ledger.put(rollout->row);
-        log(rollout, EntryKind::applied, "restart", "the API server accepted the patch");
-        ++metrics_.applied;
+        record_applied(rollout, generation, images ? "image" : "restart",
+                       images ? images_text(intended) : "the API server accepted the patch");
         co_return Applied::yes;
     }
     const Error& error = answer.error();
@@ -571,6 +689,11 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
 
 Task<void> Rollouts::verify(Handle rollout) {
     RolloutRow& row = rollout->row;
+    if (rollout->key.kind == WorkloadKind::cron_job) {
+        end(rollout, "done", "at-next-run",
+            "written, and proven by nothing yet: the next run is the first that pulls it");
+        co_return;
+    }
     const Workload* workload = object(rollout);
     if (row.deadline == Time{} && workload != nullptr) {
         const Millis own = std::chrono::seconds(workload->progress_deadline) + kPullAllowance;
@@ -643,14 +766,21 @@ Task<Expected<Finding>> Rollouts::look_at_pods(Handle rollout, bool at_deadline)
     const auto content = [this](const Digest& digest) {
         return parts_.registry.known_content(digest);
     };
-    co_return inspect(pods->updated, rollout->targets, platforms, content, at_deadline);
+    co_return inspect(pods->updated, provable(rollout->targets), platforms, content, at_deadline);
 }
 
 // What is seen while verifying decides (design.md 5). True: ended.
 bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_deadline) {
     RolloutRow& row = rollout->row;
-    const std::string counted = std::to_string(finding.proven) + " of " +
-                                std::to_string(finding.pods) + " new pods run the target";
+    const std::vector<Target> seen = provable(rollout->targets);
+    std::string counted = std::to_string(finding.proven) + " of " + std::to_string(finding.pods) +
+                          (seen.empty() ? " new pods are ready" : " new pods run the target");
+    for (const Target& target : rollout->targets) {
+        if (!is_provable(target)) {
+            counted += "; which content they have of " + target.container +
+                       " is not in their status: not proven";
+        }
+    }
     switch (finding.arrival) {
         case Arrival::proven:
             // Beyond the deadline the pods that are there may be well while others are still
@@ -660,8 +790,11 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
                     counted + "; not all are there by the deadline, and none of them is unwell");
                 return true;
             }
-            log(rollout, EntryKind::verified, "proven", counted);
-            end(rollout, "done", "proven", counted);
+            if (!seen.empty()) {
+                log(rollout, EntryKind::verified, "proven", counted);
+            }
+            end(rollout, "done", seen.size() == rollout->targets.size() ? "proven" : "unproven",
+                counted);
             return true;
         case Arrival::later:
             end(rollout, "superseded", "later-digest",
@@ -710,6 +843,13 @@ bool Rollouts::still_due(const Handle& rollout) {
     return true;
 }
 
+// It is due, and what it would write and prove now is what it was going to.
+bool Rollouts::still_the_same(const Handle& rollout) {
+    const std::vector<Target> before = rollout->targets;
+    return still_due(rollout) && same_write(rollout->targets, before) &&
+           !rollout->verdict.needs_approval;
+}
+
 const Workload* Rollouts::object(const Handle& rollout) const {
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
     return entry != nullptr && entry->object.uid == rollout->row.uid ? &entry->object : nullptr;
@@ -719,9 +859,29 @@ void Rollouts::enter(const Handle& rollout, const std::string& state) {
     rollout->row.state = state;
 }
 
+// The object has what was intended: what follows is to prove it.
+void Rollouts::record_applied(const Handle& rollout, std::int64_t generation,
+                              const std::string& code, const std::string& text) {
+    RolloutRow& row = rollout->row;
+    row.generation = generation;
+    row.applied = parts_.clock.now();
+    enter(rollout, "rolling");
+    for (const Target& target : rollout->targets) {
+        if (!target.image.empty()) {
+            written_[{row.uid, target.container}] = target.image;
+        }
+    }
+    parts_.ledger.put(row);
+    log(rollout, EntryKind::applied, code, text);
+    ++metrics_.applied;
+}
+
 void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& code,
                    const std::string& text) {
     for (const Target& target : rollout->targets) {
+        if (kind == EntryKind::verified && !is_provable(target)) {
+            continue;
+        }
         Entry entry;
         entry.at = parts_.clock.now();
         entry.kind = kind;

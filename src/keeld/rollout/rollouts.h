@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -81,6 +82,11 @@ class Rollouts {
     [[nodiscard]] const std::string* rejected(const std::string& uid, const Target& target) const;
     [[nodiscard]] const std::string* stalled(const std::string& uid, const Target& target) const;
 
+    // Whether the newest text that keeld's own ledger shows as written into this container's image
+    // field is this very one: then a digest in it is keeld's, not somebody's decision.
+    [[nodiscard]] bool wrote(const std::string& uid, const std::string& container,
+                             const std::string& image) const;
+
     // The gates that keep a due rollout of this workload from starting now.
     [[nodiscard]] std::vector<ClosedGate> gates(const WorkloadKey& key,
                                                 const WorkloadVerdict& verdict);
@@ -122,6 +128,7 @@ class Rollouts {
     Task<bool> wait_for_gates(Handle rollout);
     enum class Pull : std::uint8_t { gets_target, gets_other, unanswered };
     Task<Pull> ask_what_a_pull_gets(Handle rollout);
+    [[nodiscard]] std::set<Tag> pulled_tags(const Handle& rollout) const;
     void give_place_back(const Handle& rollout);
     Task<bool> intend(Handle rollout);
     Task<Applied> apply(Handle rollout);
@@ -131,12 +138,15 @@ class Rollouts {
     Task<Expected<Finding>> look_at_pods(Handle rollout, bool at_deadline);
     bool conclude(const Handle& rollout, const Finding& finding, bool at_deadline);
     [[nodiscard]] bool still_due(const Handle& rollout);
+    [[nodiscard]] bool still_the_same(const Handle& rollout);
     [[nodiscard]] bool may_write() const;
     [[nodiscard]] const Workload* object(const Handle& rollout) const;
     void enter(const Handle& rollout, const std::string& state);
     void end(const Handle& rollout, const std::string& state, const std::string& reason,
              const std::string& text);
     void reject(const Handle& rollout, const Finding& finding);
+    void record_applied(const Handle& rollout, std::int64_t generation, const std::string& code,
+                        const std::string& text);
     void log(const Handle& rollout, EntryKind kind, const std::string& code,
              const std::string& text);
     Task<bool> make_durable(Handle rollout);
@@ -145,6 +155,8 @@ class Rollouts {
     Pacing pacing_;
     std::map<WorkloadKey, Handle> active_;
     std::map<std::string, std::string> rejected_;  // "uid tag digest" → why
+    std::map<std::pair<std::string, std::string>, std::string>
+        written_;  // UID and container → the image that was written last
     struct Ended {
         std::vector<Target> targets;
         std::string text;

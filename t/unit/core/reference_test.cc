@@ -1,6 +1,7 @@
 #include "core/reference.h"
 
 #include <functional>
+#include <random>
 #include <string>
 #include <unordered_set>
 
@@ -188,6 +189,92 @@ TEST(Reference, follows_a_tag_unless_only_a_digest_was_written) {
     EXPECT_EQ(Reference::parse("nginx:1@" + kSha256)->tag(),
               (Tag{"docker.io", "library/nginx", "1"}));
     EXPECT_EQ(Reference::parse("nginx@" + kSha256)->tag(), std::nullopt);
+}
+
+TEST(Reference, V1_another_tag_keeps_the_spelling_of_the_rest) {
+    const Digest other = *Digest::parse("sha256:" + std::string(64, 'b'));
+    const std::string at = "@" + other.to_string();
+    const struct {
+        std::string text;
+        std::string to;
+        std::string expected;  // "" for nullopt
+    } cases[] = {
+        {"nginx:1.27", "1.28", "nginx:1.28"},
+        {"docker.io/nginx:1.27", "1.28", "docker.io/nginx:1.28"},
+        {"docker.io/library/nginx:1.27", "1.28", "docker.io/library/nginx:1.28"},
+        {"index.docker.io/library/nginx:1.27", "1.28", "index.docker.io/library/nginx:1.28"},
+        {"X.example:5000/a/b:1", "2", "X.example:5000/a/b:2"},
+        {"[2001:DB8::1]:5000/a/b:1", "v2", "[2001:DB8::1]:5000/a/b:v2"},
+        // Ports, repositories and tags that look alike: only the last one is the tag.
+        {"localhost:5000/5000:5000", "5001", "localhost:5000/5000:5001"},
+        {"localhost:5000", "5001", "localhost:5001"},
+        {"nginx", "1.28", "nginx:1.28"},
+        {"nginx", "latest", "nginx"},
+        {"nginx:latest", "latest", "nginx:latest"},
+        {"docker.io/nginx", "stable", "docker.io/nginx:stable"},
+        {"nginx:1@" + kSha256, "2", "nginx:2" + at},
+        {"nginx:1@" + kSha512, "1", "nginx:1" + at},
+        {"nginx@" + kSha256, "2", ""},
+        {"nginx:1", "", ""},
+        {"nginx:1", "-2", ""},
+        {"nginx:1", "2/3", ""},
+        {"nginx:1", "2" + at, ""},
+        {"nginx:1", std::string(129, 'x'), ""},
+    };
+    for (const auto& each : cases) {
+        const auto text = Reference::parse(each.text)->with_tag(each.to, other);
+        EXPECT_EQ(text.value_or(""), each.expected) << each.text << " to " << each.to;
+        EXPECT_EQ(text.has_value(), !each.expected.empty()) << each.text;
+    }
+}
+
+// Random references out of the grammar: what with_tag() gives reads back as the same repository at
+// the other tag, differs in nothing before it, and leads back.
+TEST(Reference, V1_another_tag_is_the_same_reference_at_another_tag) {
+    std::mt19937 random(20261122);  // NOLINT(cert-msc51-cpp): the same every time
+    const auto one_of = [&random](const std::vector<std::string>& of) {
+        return of[random() % of.size()];
+    };
+    const std::vector<std::string> hosts = {"",
+                                            "docker.io/",
+                                            "index.docker.io/",
+                                            "ghcr.io/",
+                                            "localhost/",
+                                            "cache:5000/",
+                                            "X.example:5000/",
+                                            "[::1]/",
+                                            "[2001:DB8::1]:5000/"};
+    const std::vector<std::string> components = {"a",   "library", "b__c", "d--e",
+                                                 "1.2", "5000",    "x_y"};
+    const std::vector<std::string> names = {"1",  "5000", "latest",  "1.2.3-alpine3.19",
+                                            "_X", "v1",   "a.b-c_d", std::string(128, 'x')};
+    const Digest other = *Digest::parse("sha256:" + std::string(64, 'b'));
+    for (int i = 0; i < 20'000; ++i) {
+        const std::string host = one_of(hosts);
+        std::string stem = host + one_of(components);
+        for (auto more = random() % 3; more > 0; --more) {
+            stem += "/" + one_of(components);
+        }
+        const std::string name = random() % 4 == 0 ? "" : one_of(names);
+        const bool pinned = !name.empty() && random() % 3 == 0;
+        const std::string text =
+            stem + (name.empty() ? "" : ":" + name) + (pinned ? "@" + kSha256 : "");
+        const auto before = Reference::parse(text);
+        ASSERT_TRUE(before) << text;
+        const std::string to = one_of(names);
+        const std::optional<std::string> changed = before->with_tag(to, other);
+        ASSERT_TRUE(changed) << text;
+        ASSERT_TRUE(changed->starts_with(stem)) << text << " became " << *changed;
+        const auto after = Reference::parse(*changed);
+        ASSERT_TRUE(after) << text << " became " << *changed;
+        EXPECT_EQ(after->tag(), (Tag{before->registry, before->repository, to})) << text;
+        EXPECT_EQ(after->digest.has_value(), pinned) << text;
+        EXPECT_EQ(after->digest.value_or(other), other) << text;
+        // Back again; "latest", once it is written, stays written.
+        const Digest first = before->digest.value_or(other);
+        const std::string expected = name.empty() && to != "latest" ? text + ":latest" : text;
+        EXPECT_EQ(after->with_tag(before->name, first), expected) << text << " by " << to;
+    }
 }
 
 TEST(Tag, is_read_as_it_is_written) {

@@ -302,6 +302,17 @@ TEST_F(CommandsTest, RolloutsShowTheirTargets) {
         << out_;
 }
 
+TEST_F(CommandsTest, RolloutsShowTheImagesThatTheyWrite) {
+    answer(
+        "/v1/rollouts",
+        R"({"items":[{"id":"r1","workload":"Deployment/website/blog","state":"done","reason":null,"targets":)"
+        R"([{"container":"app","tag":"t","from_image":"redis:8.1","image":"redis:8.2","from":")" +
+            kOld + R"(","to":")" + kNew + R"("}],"created":"2026-11-22T11:00:00Z"}],"next":null})");
+    EXPECT_EQ(run({"rollouts", "deployment/website/blog"}), kFine);
+    EXPECT_TRUE(out_has("app: redis:8.1 → redis:8.2 (sha256:aaaaaaaaaaaa → sha256:bbbbbbbbbbbb)\n"))
+        << out_;
+}
+
 TEST_F(CommandsTest, D7_HistoryFollowsThePagesAndEndsWithTheNewest) {
     EXPECT_EQ(run({"history", "--limit", "0"}), kFine);
     EXPECT_EQ(asked_.size(), 3U);

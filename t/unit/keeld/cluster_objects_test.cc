@@ -94,6 +94,31 @@ TEST(ClusterObjectsTest, O6_ContainersByNameInitContainersFirst) {
     EXPECT_EQ(web.containers[2].pull, PullPolicy::never);
 }
 
+TEST(ClusterObjectsTest, ImageVolumesStandBesideContainers) {
+    const Workload web = decode(WorkloadKind::deployment, R"({
+      "metadata": {"name": "web", "namespace": "shop", "uid": "u"},
+      "spec": {"template": {"spec": {
+        "containers": [{"name": "data", "image": "nginx:1"}],
+        "volumes": [{"name": "tmp", "emptyDir": {}},
+          {"name": "data", "image": {"reference": "ghcr.io/shop/data:7", "pullPolicy": "IfNotPresent"}},
+          {"name": "later", "image": {"pullPolicy": "Always"}}]}}}})");
+    ASSERT_EQ(web.containers.size(), 2U);
+    EXPECT_FALSE(web.containers[0].volume);
+    EXPECT_EQ(web.containers[0].own_name(), "data");
+    const Container& volume = web.containers[1];
+    EXPECT_TRUE(volume.volume);
+    EXPECT_FALSE(volume.init);
+    EXPECT_EQ(volume.name, "volume/data");
+    EXPECT_EQ(volume.own_name(), "data");
+    EXPECT_EQ(volume.image, "ghcr.io/shop/data:7");
+    EXPECT_EQ(volume.pull, PullPolicy::if_not_present);
+    EXPECT_EQ(web.find_container("data"), &web.containers[0]);
+    EXPECT_EQ(web.find_container("volume/data"), &volume);
+    EXPECT_EQ(web.find_container("later"), nullptr);
+    EXPECT_TRUE(is_volume_name(volume.name));
+    EXPECT_FALSE(is_volume_name("data"));
+}
+
 TEST(ClusterObjectsTest, StatefulSet) {
     const Workload db = decode(WorkloadKind::stateful_set, R"({
       "metadata": {"name": "db", "namespace": "shop", "uid": "u", "generation": 2,

@@ -45,6 +45,7 @@ Reply refusal(const std::string& status, const std::string& reason) {
 // A Deployment of two pods as the API server has it.
 struct Object {
     std::string marker;
+    std::string image;  // empty: the tag of its own name
     int version = 1;
     int generation = 1;
     int observed = 1;
@@ -98,7 +99,7 @@ class RolloutsTest : public testing::Test {
                                         LeaseOptions{"keel", "keeld", "me", ledger->id()});
         rollouts = std::make_unique<Rollouts>(Rollouts::Parts{
             loop, config, clock, catalogue, tags, registry, *pods, *cluster, *ledger, *lease,
-            [this](const CatalogueEntry& entry) { return planner->verdict(entry); },
+            [this](const CatalogueEntry& entry) { return verdict(entry); },
             [this](Tag one) { return observations.look_up(std::move(one)); },
             [this](const WorkloadKey& key) { planner->reconsider(key); }});
         pointer = rollouts.get();
@@ -113,6 +114,36 @@ class RolloutsTest : public testing::Test {
         for (const auto& [name, object] : objects)
             planner->reconsider(key(name));
         planner->start();
+    }
+    // What keeld makes of it; where a goal is set, that and nothing else is due, while the image is
+    // the one that it began with.
+    WorkloadVerdict verdict(const CatalogueEntry& entry) {
+        WorkloadVerdict result = planner->verdict(entry);
+        const std::string& name = entry.object.key.name;
+        const auto goal = goals.find(name);
+        if (goal == goals.end()) return result;
+        result.targets.clear();
+        for (std::size_t i = 0; i < entry.references.size(); ++i) {
+            const Container& one = entry.object.containers[i];
+            if (one.image != "nginx:" + name) continue;
+            const Digest& to = tags.find(tag(goal->second))->pulled();
+            result.targets.push_back({one.name, tag(goal->second),
+                                      one.volume ? "" : digest('a').to_string(), to,
+                                      *entry.references[i]->with_tag(goal->second, to), one.image});
+        }
+        return result;
+    }
+    // There is a tag NAME-2 at digest b, and from now on it is what NAME goes to.
+    void set_goal(const std::string& name) {
+        goals[name] = name + "-2";
+        answers[name + "-2"] = 'b';
+        tags.observe(tag(name + "-2"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    }
+    void offer_goal(const std::string& name) {
+        set_goal(name);
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+        const CatalogueEntry& entry = *catalogue.find(key(name));
+        rollouts->offer(key(name), verdict(entry));
     }
     // The tag is at another digest from now on, and the cache says so.
     void moves(const std::string& name, char hex) {
@@ -160,7 +191,7 @@ class RolloutsTest : public testing::Test {
         testing::AssertionResult result = testing::AssertionFailure();
         result << "baseline: " << planner->baseline_problem() << "; lease: " << lease->problem();
         for (const auto& [which, entry] : catalogue.workloads())
-            result << "; " << which.to_string() << ": " << planner->verdict(entry).sentence;
+            result << "; " << which.to_string() << ": " << verdict(entry).sentence;
         for (const RolloutRow& row : rollouts->all_active())
             result << "; " << row.state << " " << row.reason << " " << row.text;
         return result;
@@ -187,17 +218,30 @@ class RolloutsTest : public testing::Test {
         }
         return all;
     }
+    std::vector<Entry> entries(EntryKind kind) {
+        EXPECT_TRUE(test::await(loop, ledger->durable()));
+        EntryQuery query;
+        query.kind = kind;
+        return ledger->entries(query);
+    }
     // An intent of an earlier run of keeld.
-    RolloutRow left_behind(const std::string& name, const std::string& state) {
+    RolloutRow left_behind(const std::string& name, const std::string& state,
+                           const std::string& image = "") {
         RolloutRow row;
         row.id = "earlier";
         row.workload = "Deployment/shop/" + name;
         row.uid = "uid-" + name;
         row.ns = "shop";
         row.state = state;
-        row.targets = targets_to_json({{"app", tag(name), digest('a').to_string(), digest('b')}});
+        Target target{"app", tag(name), digest('a').to_string(), digest('b')};
+        if (!image.empty()) {
+            target.tag = *Reference::parse(image)->tag();
+            target.image = image;
+            target.from_image = "nginx:" + name;
+        }
+        row.targets = targets_to_json({target});
         row.marker_key = kKey;
-        row.marker = "2026-11-22T11:59:00.000Z";
+        row.marker = image.empty() ? "2026-11-22T11:59:00.000Z" : "";
         row.created = row.intended = at(-60);
         ledger->put(row);
         EXPECT_TRUE(test::await(loop, ledger->durable()));
@@ -219,6 +263,10 @@ class RolloutsTest : public testing::Test {
         if (path.starts_with(kDeployments)) {
             const std::string name = path.substr(std::string(kDeployments).size());
             if (!objects.contains(name)) return refusal("404 Not Found", "NotFound");
+            if (method == "PATCH") {
+                const std::size_t type = request.find("Content-Type: ") + 14;
+                types.push_back(request.substr(type, request.find("\r\n", type) - type));
+            }
             return method == "PATCH" ? patch(name, body) : json(body_of(name));
         }
         return list(path, target);
@@ -230,7 +278,9 @@ class RolloutsTest : public testing::Test {
             reply.status = "503 Service Unavailable";
             return reply;
         }
-        const char hex = reference.starts_with("sha256:") ? reference[7] : answers.at(reference);
+        const bool by_digest = reference.starts_with("sha256:");
+        if (!by_digest && on_look_up) on_look_up(reference);
+        const char hex = by_digest ? reference[7] : answers.at(reference);
         reply.headers =
             "Content-Type: application/vnd.oci.image.manifest.v1+json\r\nDocker-Content-Digest: " +
             digest(hex).to_string() + "\r\n";
@@ -296,11 +346,15 @@ class RolloutsTest : public testing::Test {
                R"(","resourceVersion":")" + std::to_string(one.version) + R"(","generation":)" +
                number + R"(},"spec":{"replicas":2,"selector":{"matchLabels":{"app":")" + name +
                R"("}},"template":{"metadata":{"annotations":{")" + kKey + R"(":")" + one.marker +
-               R"("}},"spec":{"containers":[{"name":"app","image":"nginx:)" + name +
+               R"("}},"spec":{)" + (volume.empty() ? "" : volume + ",") +
+               R"("containers":[{"name":"app","image":")" + image_of(name) +
                R"(","imagePullPolicy":"Always"}]}}},"status":{"observedGeneration":)" +
                std::to_string(one.observed) +
                R"(,"replicas":2,"updatedReplicas":2,"readyReplicas":)" + count +
                R"(,"availableReplicas":)" + count + "}}";
+    }
+    std::string image_of(const std::string& name) {
+        return objects.at(name).image.empty() ? "nginx:" + name : objects.at(name).image;
     }
     Reply patch(const std::string& name, const std::string& body) {
         patches.push_back(body);
@@ -313,8 +367,13 @@ class RolloutsTest : public testing::Test {
             return refusal("409 Conflict", "Conflict");
         }
         const json_t* inner = json_object_get(json_object_get(root.get(), "spec"), "template");
-        object.marker =
-            text_of(json_object_get(json_object_get(inner, "metadata"), "annotations"), kKey);
+        const json_t* containers = json_object_get(json_object_get(inner, "spec"), "containers");
+        if (containers != nullptr) {
+            object.image = text_of(json_array_get(containers, 0), "image");
+        } else if (json_object_get(inner, "metadata") != nullptr) {
+            object.marker =
+                text_of(json_object_get(json_object_get(inner, "metadata"), "annotations"), kKey);
+        }
         ++object.version;
         ++object.generation;
         const Reply answer = json(body_of(name));
@@ -327,8 +386,9 @@ class RolloutsTest : public testing::Test {
     void replace_pods(const std::string& name) {
         Object& object = objects.at(name);
         object.observed = object.generation;
-        const TagInfo* info = tags.find(tag(name));
-        object.runs = info->held ? info->held->digest.to_string()[7] : answers.at(name);
+        const std::string pulled = image_of(name).substr(std::string("nginx:").size());
+        const TagInfo* info = tags.find(tag(pulled));
+        object.runs = info->held ? info->held->digest.to_string()[7] : answers.at(pulled);
         ++object.version;
         sync(name);
     }
@@ -358,13 +418,17 @@ class RolloutsTest : public testing::Test {
                                   if (schedule) schedule->hint(one);
                               }};
     std::map<std::string, Object> objects;
-    std::map<std::string, char> answers;  // what a pull of the tag gets
-    std::set<std::string> silent;         // tags that the cache does not answer for
-    Signal* hold_registry = nullptr;      // the next answer of the cache waits for it
+    std::map<std::string, char> answers;                 // what a pull of the tag gets
+    std::map<std::string, std::string> goals;            // the tags that NAMEs go to
+    std::string volume;                                  // of every template, as JSON
+    std::set<std::string> silent;                        // tags that the cache does not answer for
+    std::function<void(const std::string&)> on_look_up;  // before it is answered
+    Signal* hold_registry = nullptr;  // the next answer of the cache waits for it
     Signal answered{loop};
     std::string lease_body;
     int lease_version = 0;
     std::vector<std::string> patches;
+    std::vector<std::string> types;  // beside them
     std::function<std::optional<Reply>(const std::string&)> before_patch;
     std::function<std::optional<Reply>(const std::string&)> after_patch;
     std::unique_ptr<ScriptedPeer> peer = std::make_unique<ScriptedPeer>(
@@ -592,6 +656,229 @@ TEST(Targets, WhatTheImageFieldIsToHoldSurvivesTheLedger) {
     EXPECT_EQ(read[0].image + read[0].from_image, "");
     EXPECT_EQ(read[1].image, "web:1.2");
     EXPECT_EQ(read[1].from_image, "web:1.1");
+}
+
+// ---- Tag changes ----
+
+TEST_F(RolloutsTest, V1_O6_P5_ATagChangeWritesTheImageByNameAndNothingElse) {
+    add("web");
+    start();
+    EXPECT_FALSE(rollouts->wrote("uid-web", "app", "nginx:web-2"));
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_EQ(patches.size(), 1U);
+    EXPECT_EQ(patches[0], R"({"metadata":{"uid":"uid-web","resourceVersion":"1"},"spec":{)"
+                          R"("template":{"spec":{"containers":[{"name":"app","image":)"
+                          R"("nginx:web-2"}]}}}})");
+    EXPECT_EQ(types[0], "application/strategic-merge-patch+json");
+    EXPECT_EQ(told(), "intended applied verified outcome");
+    const RolloutRow row = newest();
+    EXPECT_EQ(row.reason, "proven");
+    EXPECT_EQ(row.marker + row.old_marker, "") << "the new template restarts by itself";
+    const std::vector<Target> targets = targets_from_json(row.targets);
+    EXPECT_EQ(targets.at(0).from_image, "nginx:web");
+    EXPECT_EQ(targets.at(0).tag, tag("web-2"));
+    EXPECT_EQ(objects["web"].runs, 'b');
+    EXPECT_TRUE(rollouts->wrote("uid-web", "app", "nginx:web-2"));
+    EXPECT_FALSE(rollouts->wrote("uid-web", "app", "nginx:web"));
+    EXPECT_FALSE(rollouts->wrote("uid-web", "side", "nginx:web-2"));
+    EXPECT_FALSE(rollouts->wrote("uid-other", "app", "nginx:web-2"));
+    for (const Entry& entry : entries(EntryKind::intended)) {
+        EXPECT_EQ(entry.code, "image");
+        EXPECT_EQ(entry.text, "app: nginx:web → nginx:web-2");
+        EXPECT_EQ(entry.tag, "docker.io/library/nginx:web-2");
+    }
+}
+
+TEST_F(RolloutsTest, P5_ImageVolumesAreWrittenByNameAndNeverCalledProven) {
+    volume =
+        R"("volumes":[{"name":"app","image":{"reference":"nginx:web","pullPolicy":"Always"}}])";
+    add("web");
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_EQ(patches.size(), 1U);
+    EXPECT_NE(patches[0].find(R"("template":{"spec":{"containers":[{"name":"app","image":)"
+                              R"("nginx:web-2"}],"volumes":[{"name":"app","image":{"reference":)"
+                              R"("nginx:web-2"}}]}})"),
+              std::string::npos)
+        << patches[0];
+    const RolloutRow row = newest();
+    EXPECT_EQ(row.reason, "unproven");
+    EXPECT_NE(row.text.find("of volume/app is not in their status"), std::string::npos) << row.text;
+    const std::vector<Entry> verified = entries(EntryKind::verified);
+    ASSERT_EQ(verified.size(), 1U);
+    EXPECT_EQ(verified[0].container, "app");
+}
+
+TEST_F(RolloutsTest, D7_AnAppliedImageWhoseAnswerWasLostIsNotWrittenTwice) {
+    add("web");
+    after_patch = [](const std::string&) {
+        return refusal("500 Internal Server Error", "InternalError");
+    };
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(patches.size(), 1U);
+    EXPECT_TRUE(rollouts->wrote("uid-web", "app", "nginx:web-2"));
+}
+
+// Between the last look and the write somebody chose another image: that one stands.
+TEST_F(RolloutsTest, V2_O6_AnImageThatSomebodyWroteMeanwhileStands) {
+    add("web");
+    before_patch = [&](const std::string& name) -> std::optional<Reply> {
+        objects.at(name).image = "nginx:web-9";
+        ++objects.at(name).version;
+        return std::nullopt;  // 409
+    };
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_EQ(newest().reason, "not-due");
+    EXPECT_EQ(patches.size(), 1U);
+    EXPECT_EQ(objects["web"].image, "nginx:web-9");
+    EXPECT_FALSE(rollouts->wrote("uid-web", "app", "nginx:web-2"));
+}
+
+// The same, told by the watch just after the gates: the newest state is never written over
+// unjudged.
+TEST_F(RolloutsTest, V2_O6_AnImageThatTheWatchToldOfMeanwhileStands) {
+    add("web");
+    start();
+    set_goal("web");
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    ledger->on_append([this](const Entry& entry) {
+        if (entry.kind != EntryKind::intended) return;
+        objects["web"].image = "nginx:web-9";
+        ++objects["web"].version;
+        asio::post(loop, [this] { sync("web"); });
+    });
+    rollouts->offer(key("web"), verdict(*catalogue.find(key("web"))));
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_EQ(newest().reason, "not-due");
+    EXPECT_EQ(objects["web"].image, "nginx:web-9");
+    EXPECT_LE(patches.size(), 1U) << "at most one, that the API server refused";
+}
+
+TEST_F(RolloutsTest, P7_AnImageThatWasIntendedAndWrittenIsFoundAndProven) {
+    add("web");
+    left_behind("web", "intended", "nginx:web-2");
+    set_goal("web");
+    Object& object = objects["web"];
+    object.image = "nginx:web-2";
+    object.generation = object.observed = object.version = 2;
+    object.runs = 'b';
+    sync("web");
+    start();
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_TRUE(patches.empty());
+    EXPECT_EQ(newest().id, "earlier");
+    EXPECT_TRUE(rollouts->wrote("uid-web", "app", "nginx:web-2"));
+}
+
+TEST_F(RolloutsTest, P7_AnImageThatWasIntendedAndNotWrittenIsWrittenOnceWithTheSameBytes) {
+    add("web");
+    left_behind("web", "intended", "nginx:web-2");
+    set_goal("web");
+    start();
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_EQ(patches.size(), 1U);
+    EXPECT_EQ(objects["web"].image, "nginx:web-2");
+    EXPECT_EQ(ledger->rollouts("", "", 10).size(), 1U) << "and nothing else was begun beside it";
+    EXPECT_EQ(newest().id, "earlier");
+}
+
+TEST_F(RolloutsTest, P7_AnIntendedImageIsNotWrittenOverAnother) {
+    add("web");
+    left_behind("web", "intended", "nginx:web-2");
+    set_goal("web");
+    objects["web"].image = "nginx:web-9";  // by somebody, while keeld was away
+    ++objects["web"].version;
+    answers["web-9"] = 'a';
+    sync("web");
+    start();
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_EQ(newest().reason, "not-due");
+    EXPECT_TRUE(patches.empty());
+}
+
+TEST_F(RolloutsTest, P7_AnIntendedImageWhoseTagMovedMeanwhileIsNotWritten) {
+    add("web");
+    left_behind("web", "intended", "nginx:web-2");
+    set_goal("web");
+    answers["web-2"] = 'c';  // nobody heard of it: keeld was away
+    start();
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_EQ(newest().reason, "not-due");
+    EXPECT_TRUE(patches.empty());
+}
+
+// The gate that counts asks for the goal, and for nothing that is replaced by it.
+TEST_F(RolloutsTest, R1_AGoalThatMovedJustBeforeTheWriteGoesThroughTheGatesAgain) {
+    add("web");
+    start();
+    set_goal("web");
+    bool moved = false;
+    on_look_up = [&](const std::string& name) {
+        if (name == "web-2" && !std::exchange(moved, true)) answers["web-2"] = 'c';
+    };
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    rollouts->offer(key("web"), verdict(*catalogue.find(key("web"))));
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    ASSERT_EQ(patches.size(), 1U);
+    EXPECT_EQ(objects["web"].runs, 'c');
+    EXPECT_EQ(targets_from_json(newest().targets).at(0).to, digest('c'));
+    const std::string asked = "HEAD /cache/v2/library/nginx/manifests/";
+    EXPECT_GE(std::ranges::count_if(
+                  peer->asked,
+                  [&](const std::string& line) { return line.starts_with(asked + "web-2"); }),
+              2);
+}
+
+TEST_F(RolloutsTest, R4_AGoalThatMovesAfterTheWriteSupersedes) {
+    add("web");
+    objects["web"].replaces = false;
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+    moves("web-2", 'c');
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_TRUE(ledger->rejected().empty());
+}
+
+TEST_F(RolloutsTest, R4_ATagThatFailsHereIsRejectedWithItsDigest) {
+    config.defaults.deadline = Millis{200};
+    add("web");
+    objects["web"].replaces = false;
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+    Object& object = objects["web"];
+    object.ready = false;
+    object.observed = object.generation;
+    object.runs = 'b';
+    ++object.version;
+    sync("web");
+    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    EXPECT_EQ(newest().reason, "content");
+    EXPECT_NE(rollouts->rejected("uid-web", {"app", tag("web-2"), "", digest('b')}), nullptr);
+    EXPECT_EQ(rollouts->rejected("uid-web", {"app", tag("web"), "", digest('b')}), nullptr);
+    EXPECT_EQ(rollouts->rejected("uid-web", {"app", tag("web-2"), "", digest('c')}), nullptr);
+    EXPECT_EQ(patches.size(), 1U);
+}
+
+// Set back by somebody after it was proven: told with what keeld had written, and when.
+TEST_F(RolloutsTest, O5_WhatSomebodySetBackIsNotWrittenAgain) {
+    add("web");
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    const Target target{"app", tag("web-2"), "", digest('b')};
+    const std::string* why = rollouts->stalled("uid-web", target);
+    ASSERT_NE(why, nullptr);
+    EXPECT_TRUE(why->starts_with("rollout " + newest().id +
+                                 " wrote app: nginx:web → nginx:web-2 at 2026-11-22T"))
+        << *why;
 }
 
 TEST_F(RolloutsTest, R4_WhatCrashesOnTheTargetIsNotTriedAgain) {

@@ -78,6 +78,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "held";
         case Reason::at_next_run:
             return "at-next-run";
+        case Reason::at_next_start:
+            return "at-next-start";
         case Reason::not_enrolled:
             return "not-enrolled";
         case Reason::vetoed:
@@ -101,7 +103,7 @@ Verdict verdict_of(Reason reason) noexcept {
     if (reason <= Reason::no_answer) {
         return Verdict::blocked;
     }
-    if (reason <= Reason::at_next_run) {
+    if (reason <= Reason::at_next_start) {
         return Verdict::current;
     }
     return Verdict::ignore;

@@ -46,9 +46,10 @@ enum class Reason : std::uint8_t {
     up_to_date,
     beyond_policy,
     fixed_tag,
-    same_content,  // the digest moved, and what a node would run is the same
-    held,          // the tag is held at what runs, whatever is newer
-    at_next_run,   // a CronJob whose pods always pull: nothing to restart
+    same_content,   // the digest moved, and what a node would run is the same
+    held,           // the tag is held at what runs, whatever is newer
+    at_next_run,    // a CronJob whose pods always pull: nothing to restart
+    at_next_start,  // an image volume: what pods have of it now is not in their status
     // ignore
     not_enrolled,
     vetoed,

@@ -133,6 +133,12 @@ class Judge {
                                "its pull policy is not Always: a run on a node that has the tag "
                                "pulls nothing");
         }
+        if (container.volume) {
+            return say(verdict, Reason::at_next_start,
+                       "pods do not tell what they have of an image volume; one that starts " +
+                           std::string(pulls ? "pulls " : "and finds no copy on its node pulls ") +
+                           brief(wanted.to_string()) + held_note(*info));
+        }
         if (!entry_.running.known) {
             verdict.would_change = pulls;
             return say(verdict, Reason::no_baseline, "its pods have not been read yet");

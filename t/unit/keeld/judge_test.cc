@@ -342,6 +342,20 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"R6_Paused", [](World& w) { w.workload.paused = true; }, Reason::deployment_paused},
         Case{"R6_ScaledToZeroWhilePodsEnd", [](World& w) { w.workload.replicas = 0; },
              Reason::scaled_to_zero},
+        Case{"R1_AnImageVolume",
+             [](World& w) {
+                 w.app().name = "volume/app";
+                 w.app().volume = true;
+             },
+             Reason::at_next_start},
+        Case{"R1_AnImageVolumeBesideAContainerThatMoved",
+             [](World& w) {
+                 Container volume = w.app();
+                 volume.name = "volume/app";
+                 volume.volume = true;
+                 w.workload.containers.push_back(volume);
+             },
+             Reason::digest_moved},
         Case{"CronJob", [](World& w) { w.workload.key.kind = WorkloadKind::cron_job; },
              Reason::at_next_run},
         Case{"R1_CronJobThatDoesNotPull",
@@ -574,7 +588,8 @@ TEST(Verdicts, CodesHaveNamesAndKinds) {
          "rollout-stalled restart-cannot-pull "
          "target-not-pullable held-at-cache on-delete partitioned deployment-paused scaled-to-zero "
          "sibling-blocked no-baseline no-answer"},
-        {Verdict::current, "up-to-date beyond-policy fixed-tag same-content held at-next-run"},
+        {Verdict::current,
+         "up-to-date beyond-policy fixed-tag same-content held at-next-run at-next-start"},
         {Verdict::ignore, "not-enrolled vetoed no-policy no-tag excluded-namespace self"},
     };
     std::map<Verdict, std::string> found;

@@ -2,6 +2,7 @@
 // Expected<T>.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -14,13 +15,16 @@ namespace keel {
 struct Error {
     std::string code;
     std::string text;
+    // From when the error came about, for how long asking again is of no use; zero: not known.
+    std::chrono::milliseconds retry_after{0};
 };
 
 template <class T>
 using Expected = tl::expected<T, Error>;
 
-[[nodiscard]] inline tl::unexpected<Error> fail(std::string code, std::string text) {
-    return tl::unexpected<Error>(Error{std::move(code), std::move(text)});
+[[nodiscard]] inline tl::unexpected<Error> fail(std::string code, std::string text,
+                                                std::chrono::milliseconds retry_after = {}) {
+    return tl::unexpected<Error>(Error{std::move(code), std::move(text), retry_after});
 }
 
 }  // namespace keel

@@ -76,7 +76,9 @@ constexpr auto kKeys = std::to_array<Key>({
     {"registries.*.direct", true},
     {"registries.*.upstream", true},
     {"registries.*.credentials", false},
-    {"registries.*.requests", false},
+    {"registries.*.requests", true},
+    {"registries.*.pulls", true},
+    {"registries.*.reserve", true},
     {"enrolment", true},
     {"enrolment.label", true},
     {"enrolment.exclude", true},
@@ -753,6 +755,19 @@ void Reader::read_registry(const std::string& name, const Place& place) {
     });
     text(section, "direct", registry.direct, base_url_problem);
     text(section, "upstream", registry.upstream, base_url_problem);
+    rate(section, "requests", registry.requests);
+    rate(section, "pulls", registry.pulls);
+    std::string reserve;
+    text(section, "reserve", reserve, [&registry](std::string& given) -> std::string {
+        double share = -1;
+        const char* const last = given.data() + given.size();
+        const auto [end, error] = std::from_chars(given.data(), last, share);
+        if (error != std::errc{} || end != last || !(share >= 0 && share <= 0.9)) {
+            return "is not a share from 0 to 0.9, such as 0.25";
+        }
+        registry.reserve = share;
+        return {};
+    });
     const bool through = section.get("through") != nullptr;
     const bool direct = section.get("direct") != nullptr;
     if (through && direct)

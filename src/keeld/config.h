@@ -39,10 +39,19 @@ struct CacheConfig {
     std::string ns;  // namespace that the cache itself runs in: excluded
 };
 
+// "5/h", "10/m", "unlimited"
+struct Rate {
+    int count = 0;  // 0: unlimited
+    Millis per{3'600'000};
+};
+
 struct RegistryConfig {
-    std::string through;   // name of a cache
-    std::string direct;    // base URL, asked without a cache
-    std::string upstream;  // base URL of the second source, anonymous; empty: none
+    std::string through;    // name of a cache
+    std::string direct;     // base URL, asked without a cache
+    std::string upstream;   // base URL of the second source, anonymous; empty: none
+    Rate requests;          // of all kinds, by every way to it
+    Rate pulls;             // of them, GETs of manifests
+    double reserve = 0.25;  // share of RateLimit-Limit that is left to nodes; 0 to 0.9
 };
 
 struct KubernetesConfig {
@@ -51,12 +60,6 @@ struct KubernetesConfig {
     std::vector<std::string> namespaces;  // empty: all
     std::string lease_namespace = "keel";
     std::string lease_name = "keeld";
-};
-
-// "5/h", "10/m", "unlimited"
-struct Rate {
-    int count = 0;  // 0: unlimited
-    Millis per{3'600'000};
 };
 
 struct PacingConfig {

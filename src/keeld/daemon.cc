@@ -114,6 +114,11 @@ void Daemon::make_components() {
                              planner_->reconsider(tag);
                          }
                      }});
+    feed_->on_status([this](const std::string& cache, const json_t* status) {
+        for (const RegistryNotice& notice : notices_of(status, clock_.now())) {
+            registry_->budget().note(cache, notice);
+        }
+    });
     feed_->on_hold([this](const std::string& cache, const HoldEvent&) { holds_->look(cache); });
 }
 

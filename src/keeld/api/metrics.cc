@@ -80,6 +80,40 @@ void add_events(Families& out, const CacheFeed::Metrics& metrics) {
                 "Events of caches that keeld.yaml does not name.", metrics.unknown_cache);
 }
 
+void add_registries(Families& out, const std::vector<RegistryState>& states) {
+    const auto labels = [](const RegistryState& state) {
+        return std::vector<ClientMetric::Label>{{"registry", state.registry}, {"by", state.source}};
+    };
+    const auto count = [&](const char* name, const char* help, auto value) {
+        for (const RegistryState& state : states) {
+            out.counter(name, help, state.*value, labels(state));
+        }
+    };
+    count("keeld_registry_requests_total", "Requests to registries, tokens and contents too.",
+          &RegistryState::requests);
+    count("keeld_registry_pulls_total", "GETs of manifests among them.", &RegistryState::pulls);
+    count("keeld_registry_postponed_total",
+          "Requests that were not sent: budget, Retry-After, reserve or circuit.",
+          &RegistryState::postponed);
+    count("keeld_registry_failures_total", "Failures of a registry as a whole.",
+          &RegistryState::failures);
+    for (const RegistryState& state : states) {
+        out.gauge("keeld_registry_circuit_open", "1 while a registry is taken for down.",
+                  state.circuit == "closed" ? 0 : 1, labels(state));
+    }
+    for (const RegistryState& state : states) {
+        out.gauge("keeld_registry_wait_seconds", "For how long nothing, or no pull, is sent to it.",
+                  std::chrono::duration<double>(state.wait).count(), labels(state));
+    }
+    for (const RegistryState& state : states) {
+        if (state.remaining) {
+            out.gauge("keeld_registry_rate_remaining",
+                      "What the registry still allows by RateLimit-Remaining.",
+                      static_cast<double>(*state.remaining), labels(state));
+        }
+    }
+}
+
 }  // namespace
 
 ApiResponse Views::metrics() {
@@ -116,6 +150,9 @@ ApiResponse Views::metrics() {
     out.counter("keeld_upstream_lookups_total", "Questions to second sources.", registry.upstream);
     out.counter("keeld_content_requests_total", "Manifests fetched to learn what a digest holds.",
                 registry.content);
+    out.counter("keeld_tag_lists_total", "Lists of tags that were asked for.", registry.lists);
+    out.counter("keeld_tag_list_pages_total", "Pages of them.", registry.pages);
+    add_registries(out, parts_.registry.budget().states());
     std::size_t own = 0;
     const std::vector<Holds::View> holds = parts_.holds.all();
     for (const Holds::View& view : holds) {

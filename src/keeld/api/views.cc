@@ -9,6 +9,8 @@
 namespace keel {
 namespace {
 
+constexpr std::chrono::minutes kWorthTelling{1};
+
 json_t* time_or_null(Time time) {
     return time == Time{} ? json_null() : json_text(format_time(time));
 }
@@ -193,6 +195,41 @@ json_t* hold_object(const Holds::View& view, const TagInfo* info) {
     return object;
 }
 
+// One way to a registry: what was asked, and what keeps keeld from asking now.
+json_t* way_object(const RegistryState& state, Time now) {
+    json_t* way = json_object();
+    set(way, "by", state.source);
+    for (const auto& [key, count] :
+         {std::pair{"requests", state.requests}, std::pair{"pulls", state.pulls},
+          std::pair{"postponed", state.postponed}, std::pair{"failures", state.failures}}) {
+        set(way, key, std::to_string(count));
+    }
+    set(way, "circuit", state.circuit);
+    set_or_null(way, "failure", state.failure);
+    json_t* waits = json_null();
+    if (!state.waits.empty()) {
+        waits = json_object();
+        set(waits, "code", state.waits);
+        set(waits, "text", state.waits_text);
+        set(waits, "until", format_time(now + state.wait));
+        json_object_set_new(waits, "pulls_only", json_boolean(state.pulls_only));
+    }
+    json_object_set_new(way, "waits", waits);
+    json_t* limit = json_null();
+    if (state.remaining) {
+        limit = json_object();
+        json_object_set_new(
+            limit, "limit",
+            state.limit ? json_integer(static_cast<json_int_t>(*state.limit)) : json_null());
+        set_number(limit, "remaining", static_cast<std::int64_t>(*state.remaining));
+        set(limit, "window", format_duration(state.window));
+        set_or_null(limit, "source", state.counted);
+        set(limit, "told_by", state.told_by);
+    }
+    json_object_set_new(way, "rate_limit", limit);
+    return way;
+}
+
 // What releases a block.
 std::string release_of(Reason reason) {
     switch (reason) {
@@ -271,7 +308,8 @@ Views::Views(Parts parts) : parts_(std::move(parts)) {}
 void Views::add_problem(std::vector<Problem>& now, std::string code, std::string text,
                         std::string next) {
     const auto before = std::ranges::find_if(problems_, [&](const Problem& one) {
-        const bool each = code == "tag-unanswered" || code.starts_with("hold-");
+        const bool each =
+            code == "tag-unanswered" || code.starts_with("hold-") || code.starts_with("registry-");
         return one.code == code && (one.text == text || !each);
     });
     const Time since = before != problems_.end() ? before->since : parts_.clock.now();
@@ -318,6 +356,21 @@ const std::vector<Problem>& Views::problems() {
                         " from a hold: caches[].lookup names a server that "
                         "nodes pull from, and what it says is not used",
                     "name a server block of its own there, with keel_hold off");
+    }
+    for (const RegistryState& state : parts_.registry.budget().states()) {
+        if (state.waits.empty() || (state.waits == "budget" && state.wait < kWorthTelling)) {
+            continue;
+        }
+        const std::string then = format_time(parts_.clock.now() + state.wait);
+        const bool open = state.waits == "circuit-open";
+        const std::string next =
+            open ? "one request tries it again at " + then + ", and the first answer is enough"
+            : state.waits == "budget"
+                ? "the next is sent at " + then + "; keeld.yaml says how many may be"
+                : "it is left alone until " + then;
+        add_problem(now, "registry-" + std::string(open ? "failing" : state.waits),
+                    state.waits_text,
+                    (state.pulls_only ? "look-ups go on; for pulls " : "") + next);
     }
     for (Holds::Trouble& trouble : parts_.holds.problems()) {
         add_problem(now, std::move(trouble.code), std::move(trouble.text), std::move(trouble.next));
@@ -383,7 +436,21 @@ ApiResponse Views::status() {
         set_or_null(item, "through", registry.through);
         set_or_null(item, "direct", registry.direct);
         set_or_null(item, "upstream", registry.upstream);
+        json_object_set_new(item, "requests", rate_text(registry.requests));
+        json_object_set_new(item, "pulls", rate_text(registry.pulls));
+        json_object_set_new(item, "reserve", json_real(registry.reserve));
+        json_object_set_new(item, "ways", json_array());
         json_object_set_new(registries, name.c_str(), item);
+    }
+    for (const RegistryState& state : parts_.registry.budget().states()) {
+        json_t* item = json_object_get(registries, state.registry.c_str());
+        if (item == nullptr) {  // by a cache that is asked for any registry
+            item = json_pack("{s:n,s:n,s:n,s:s,s:s,s:f,s:[]}", "through", "direct", "upstream",
+                             "requests", "unlimited", "pulls", "unlimited", "reserve",
+                             RegistryConfig().reserve, "ways");
+            json_object_set_new(registries, state.registry.c_str(), item);
+        }
+        json_array_append_new(json_object_get(item, "ways"), way_object(state, parts_.clock.now()));
     }
     json_object_set_new(root.get(), "registries", registries);
     json_t* cluster = json_object();
@@ -524,6 +591,7 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
                         info != nullptr ? time_or_null(info->confirmed_at) : json_null());
     set_or_null(freshness, "by", info != nullptr ? info->confirmed_by : "");
     set_or_null(freshness, "failure", info != nullptr ? info->failure : "");
+    set_or_null(freshness, "code", info != nullptr ? info->failure_code : "");
     json_object_set_new(object.get(), "freshness", freshness);
     return object;
 }
@@ -605,6 +673,7 @@ ApiResponse Views::tags(const ApiRequest& request) {
         json_object_set_new(item, "confirmed", time_or_null(info.confirmed_at));
         set_or_null(item, "confirmed_by", info.confirmed_by);
         set_or_null(item, "failure", info.failure);
+        set_or_null(item, "failure_code", info.failure_code);
         json_t* history = json_array();
         for (const auto& [digest, seen] : info.seen) {
             json_t* line = json_object();

@@ -223,11 +223,24 @@ Task<Expected<void>> CacheFeed::read_pages(Cache* cache) {
     co_return Expected<void>{};
 }
 
+// What it says of registries is good to know; that it answers was just seen.
+Task<void> CacheFeed::read_status(Cache* cache) {
+    HttpRequest request = cache_request(cache->config.api, "/status");
+    const Expected<HttpResponse> response = co_await http_.send(std::move(request));
+    if (response && response->status == 200) {
+        const Json root = parse_json(response->body);
+        status_(cache->config.name, root.get());
+    }
+}
+
 Task<void> CacheFeed::run(std::string name) {
     Cache* cache = &caches_.at(name);
     auto backoff = std::chrono::milliseconds(500);
     while (!stopped_) {
         const Expected<void> done = co_await resync(cache);
+        if (done && status_) {
+            co_await read_status(cache);
+        }
         cache->state.problem = done ? "" : done.error().text;
         cache->resync_wanted = cache->resync_wanted || !done;
         backoff = done ? std::chrono::milliseconds(500)

@@ -2,6 +2,8 @@
 // have been missed. Knows order and authenticity; what an observation means is not decided here.
 #pragma once
 
+#include <jansson.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -44,6 +46,11 @@ class CacheFeed {
     // `held` hears what a cache tells of a hold: a reason to look at its holds.
     void on_hold(std::function<void(const std::string& cache, const HoldEvent&)> held) {
         held_ = std::move(held);
+    }
+
+    // `status` hears what a cache answers to GET status, every minute.
+    void on_status(std::function<void(const std::string& cache, const json_t* status)> status) {
+        status_ = std::move(status);
     }
 
     // Takes one POST of events; returns once its effects are durable. Errors: "unsigned",
@@ -103,6 +110,7 @@ class CacheFeed {
     [[nodiscard]] Task<Expected<void>> read_pages(Cache* cache);
     [[nodiscard]] Task<Expected<HttpResponse>> read_page(Cache* cache, std::string epoch,
                                                          std::uint64_t since);
+    [[nodiscard]] Task<void> read_status(Cache* cache);
     void save(const Cache& cache);
 
     Loop& loop_;
@@ -112,6 +120,7 @@ class CacheFeed {
     Ledger& ledger_;
     std::function<void(const CacheNews&)> news_;
     std::function<void(const std::string&, const HoldEvent&)> held_;
+    std::function<void(const std::string&, const json_t*)> status_;
     std::map<std::string, Cache> caches_;
     Metrics metrics_;
     bool stopped_ = false;

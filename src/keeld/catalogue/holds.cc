@@ -19,7 +19,6 @@ constexpr Millis kCheckAgain = std::chrono::hours(6);
 constexpr Millis kCheckRetry = std::chrono::minutes(15);
 constexpr Millis kUnaskedRetry = std::chrono::minutes(1);  // the registry behind the cache failed
 constexpr Millis kAwayRetry{10'000};
-constexpr Millis kLongestRetry = std::chrono::hours(24);  // whatever a registry asks for
 constexpr Millis kClockGrain{1'000};  // a cache may keep its times in whole seconds
 constexpr int kStale = 5;
 
@@ -36,9 +35,8 @@ std::string failure_of(const Error& error) {
 }
 
 // It says nothing of the digest.
-bool is_away(const Error& error) {
-    return error.code == "unreachable" || error.code == "timeout" || error.code == "tls" ||
-           error.code == "cancelled";
+bool nobody_asked(const Error& error) {
+    return is_away(error) || is_postponed(error) || error.code == "cancelled";
 }
 
 bool as_wished(const CacheHold& hold, const HoldRow& row) {
@@ -495,14 +493,11 @@ void Holds::note_check(Cache& cache, const Tag& tag, const Digest& digest,
     if (!outcome) {
         check.failure = failure_of(outcome.error());
         const std::string& code = outcome.error().code;
-        Millis wait = is_away(outcome.error()) ? kAwayRetry
-                      : code == "unavailable"  ? kUnaskedRetry
-                                               : kCheckRetry;
-        const auto fetched = cache.fetched.find(digest);
-        if (code == "rate-limited" && fetched != cache.fetched.end()) {
-            wait = std::clamp(fetched->second->retry_after, wait, kLongestRetry);
-        }
-        check.not_before = parts_.clock.now() + wait;
+        const Millis wait = code == "rate-limited"          ? kCheckRetry
+                            : nobody_asked(outcome.error()) ? kAwayRetry
+                            : code == "unavailable"         ? kUnaskedRetry
+                                                            : kCheckRetry;
+        check.not_before = parts_.clock.now() + std::max(wait, outcome.error().retry_after);
         return;
     }
     check.kind = outcome->kind;
@@ -678,7 +673,7 @@ Task<Holds::Verdict> Holds::verify_everywhere(Wish wish) {
                                    std::to_string(outcome->blobs) + " blobs are there"});
             continue;
         }
-        const bool away = is_away(outcome.error());
+        const bool away = nobody_asked(outcome.error());
         results.push_back({name, false, away ? "away" : "incomplete", failure_of(outcome.error())});
     }
     verdict.outcomes = std::move(asked->outcomes);

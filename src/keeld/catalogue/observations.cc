@@ -112,7 +112,7 @@ Task<Expected<Answer>> Observations::look_up(Tag tag) {
     } else {
         const TagInfo* before = tags_.find(tag);
         const bool told = before != nullptr && before->failure == answer.error().text;
-        tags_.failed(tag, answer.error().text);
+        tags_.failed(tag, answer.error().text, answer.error().code);
         if (!told) {
             changed_(tag);
         }

@@ -60,6 +60,7 @@ Effect Tags::observe(const Tag& tag, const Digest& digest, ManifestKind kind, Ti
     info.confirmed_at = std::max(info.confirmed_at, at);
     info.confirmed_by = source;
     info.failure.clear();
+    info.failure_code.clear();
     if (!unknown && digest == info.current) {
         info.seen[digest].last = std::max(info.seen[digest].last, at);
         if (info.pending.empty()) {
@@ -155,14 +156,16 @@ bool Tags::confirm(const Tag& tag, const Digest& digest, Time at, const std::str
     return true;
 }
 
-void Tags::failed(const Tag& tag, const std::string& why) {
+void Tags::failed(const Tag& tag, const std::string& why, const std::string& code) {
     if (const auto found = tags_.find(tag); found != tags_.end()) {
         found->second.failure = why;
+        found->second.failure_code = code;
         return;
     }
     TagInfo& info = tags_[tag];  // in memory only, so that the verdict can say why nothing is known
     info.tag = tag;
     info.failure = why;
+    info.failure_code = code;
 }
 
 bool Tags::hold(const Tag& tag, std::optional<Held> held, Time at) {

@@ -47,8 +47,9 @@ struct TagInfo {
     Time pending_since;
     Time confirmed_at;  // the last fresh answer about the tag, whatever it said
     std::string confirmed_by;
-    std::string failure;  // of the last look-up; empty after a success
-    std::string cause;    // who brought the current digest
+    std::string failure;       // of the last look-up; empty after a success
+    std::string failure_code;  // Registry::look_up's
+    std::string cause;         // who brought the current digest
     std::map<Digest, Seen> seen;
     std::optional<Held> held;
     Time held_at;  // when a hold was last seen to begin or to end; epoch: never
@@ -84,7 +85,7 @@ class Tags {
     // changed.
     bool confirm(const Tag& tag, const Digest& digest, Time at, const std::string& source);
     // A look-up failed: nothing changes but what is told of the tag's freshness.
-    void failed(const Tag& tag, const std::string& why);
+    void failed(const Tag& tag, const std::string& why, const std::string& code = "");
 
     // The caches hold the tag so, or (nullopt) not at all; returns whether that is news. Who sees a
     // digest pulled is not told by it: answers from a hold are never observations.

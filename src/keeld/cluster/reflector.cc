@@ -39,10 +39,10 @@ class BackOff {
 
 // A repetition of the same watch may succeed: the server was away or busy, the resourceVersion is
 // still good.
-bool is_passing(const std::string& code) {
-    return code == "unreachable" || code == "timeout" || code == "tls" ||
-           code == "too-many-requests" || code == "service-unavailable" || code == "unauthorized" ||
-           code == "credentials" || code == "bad-answer";
+bool is_passing(const Error& error) {
+    const std::string& code = error.code;
+    return is_away(error) || code == "too-many-requests" || code == "service-unavailable" ||
+           code == "unauthorized" || code == "credentials" || code == "bad-answer";
 }
 
 }  // namespace
@@ -111,7 +111,7 @@ Task<void> Reflector::State::guarded(std::shared_ptr<State> self) {
                 if (self->good) continue;
             } else if (!done) {
                 self->tell(done.error().text);
-                if (!is_passing(done.error().code)) self->resource_version.clear();
+                if (!is_passing(done.error())) self->resource_version.clear();
             }
             const Millis pause = self->back_off.next();
             co_await pause_for(self->loop, pause);

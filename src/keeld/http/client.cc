@@ -152,6 +152,13 @@ std::string_view code_of(CURLcode result) {
             return "bad-url";
         case CURLE_OPERATION_TIMEDOUT:
             return "timeout";
+        case CURLE_COULDNT_RESOLVE_HOST:
+        case CURLE_COULDNT_RESOLVE_PROXY:
+            return "no-such-host";
+        case CURLE_PARTIAL_FILE:
+            return "truncated";
+        case CURLE_TOO_MANY_REDIRECTS:
+            return "redirects";
         case CURLE_SSL_CONNECT_ERROR:
         case CURLE_SSL_CERTPROBLEM:
         case CURLE_SSL_CIPHER:
@@ -520,7 +527,9 @@ Expected<HttpResponse> HttpClient::Impl::outcome(Transfer& transfer) {
     if (transfer.result != CURLE_OK && !refused) {
         const char* message =
             transfer.message[0] != '\0' ? transfer.message : curl_easy_strerror(transfer.result);
-        return fail(std::string{code_of(transfer.result)}, what + message);
+        const bool elsewhere = transfer.redirected() && code_of(transfer.result) == "bad-url";
+        return fail(elsewhere ? "redirects" : std::string{code_of(transfer.result)},
+                    what + message);
     }
     return std::move(transfer.response);
 }
@@ -691,6 +700,17 @@ Task<Expected<HttpResponse>> HttpClient::send(HttpRequest request) {
 
 void HttpClient::shutdown() {
     impl_->shutdown();
+}
+
+bool is_away(const Error& error) noexcept {
+    return error.code == "unreachable" || error.code == "no-such-host" || error.code == "timeout" ||
+           error.code == "tls" || error.code == "truncated";
+}
+
+std::optional<Time> parse_http_date(std::string_view text) {
+    const std::time_t seconds = curl_getdate(std::string(text).c_str(), nullptr);
+    if (seconds < 0) return std::nullopt;
+    return Time{std::chrono::seconds{seconds}};
 }
 
 std::string_view HttpResponse::header(std::string_view name) const {

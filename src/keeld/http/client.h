@@ -68,6 +68,14 @@ struct HttpResponse {
     [[nodiscard]] std::string_view header(std::string_view name) const;
 };
 
+// Whether it is one of send()'s errors that say nothing of what was asked for: the server is away
+// or was lost, and the same request may succeed later.
+[[nodiscard]] bool is_away(const Error& error) noexcept;
+
+// The moment that `Date` or `Retry-After` name, in any of HTTP's three forms; nullopt if it is
+// none.
+[[nodiscard]] std::optional<Time> parse_http_date(std::string_view text);
+
 class HttpClient {
   public:
     // `user_agent` is sent with every request ("keeld/<version>").
@@ -77,12 +85,13 @@ class HttpClient {
     HttpClient& operator=(const HttpClient&) = delete;
 
     // Any status is a response; the body of a refusal (400 and above) may be cut short. Errors:
-    // "bad-url", "timeout", "unreachable" (refused, reset, no route, name), "tls", "too-large",
-    // "stopped", "cancelled" (also after shutdown), each text naming the URL without its
-    // credentials. Honours asio cancellation of the awaiting coroutine. A kept connection on which
-    // the server hung up before the first byte of an answer is replaced and the request sent again
-    // by libcurl, whatever its method: what must not happen twice carries its own check (a
-    // resourceVersion).
+    // "bad-url", "timeout", "unreachable" (refused, reset, no route), "no-such-host", "tls",
+    // "truncated" (it broke off within the answer), "redirects" (too many, or to a scheme that is
+    // not gone to), "too-large", "stopped", "cancelled" (also after shutdown), each text naming the
+    // URL without its credentials. Honours asio cancellation of the awaiting coroutine. A kept
+    // connection on which the server hung up before the first byte of an answer is replaced and the
+    // request sent again by libcurl, whatever its method: what must not happen twice carries its
+    // own check (a resourceVersion).
     [[nodiscard]] Task<Expected<HttpResponse>> send(HttpRequest request);
 
     // Ends every transfer with "cancelled"; later sends fail at once.

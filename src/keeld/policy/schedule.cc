@@ -117,6 +117,9 @@ Task<void> Schedule::look(Tag tag) {
         const Millis retry = std::min(config_.defaults.poll, kFirstRetry * (1 << due.failures));
         if (due.at != Steady::time_point::min()) {  // else a hint came meanwhile
             due.at = Steady::now() + jittered(answer ? config_.defaults.poll : retry);
+            if (!answer) {
+                due.at = std::max(due.at, Steady::now() + answer.error().retry_after);
+            }
         }
     }
     wake_.notify();

@@ -1,8 +1,5 @@
 #include "keeld/registry/completeness.h"
 
-#include <openssl/evp.h>
-
-#include <array>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -10,7 +7,6 @@
 #include <string_view>
 #include <utility>
 
-#include "core/rate_limit.h"
 #include "keeld/json.h"
 #include "keeld/signal.h"
 #include "keeld/spawn.h"
@@ -59,28 +55,16 @@ struct Check {
 };
 
 // What a status other than 200 means here: that a part is missing, or that nobody could be asked.
-Error refusal(Check& check, const HttpResponse& response, const std::string& where) {
-    const std::string_view retry_after = response.header("retry-after");
-    Error why = registry_refusal(response.status, where, retry_after);
-    if (why.code == "rate-limited") {
-        check.fetched->retry_after =
-            std::chrono::seconds(parse_retry_seconds(retry_after).value_or(0));
-        return why;
+Error refusal(const HttpResponse& response, const std::string& where) {
+    Error why = registry_refusal(response, where);
+    if (why.code == "not-found" || why.code == "denied") {
+        why.code = "incomplete";
     }
-    const bool asked = why.code == "not-found" || why.code == "denied";
-    return Error{asked ? "incomplete" : "unavailable", why.text};
+    return why;
 }
 
 std::string name_of(const Check& check, const Part& part) {
     return check.tag.registry + "/" + check.tag.repository + "@" + part.digest.to_string();
-}
-
-Digest digest_of(Digest::Algorithm algorithm, std::string_view body) {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
-    unsigned size = 0;
-    EVP_Digest(body.data(), body.size(), bytes.data(), &size,
-               algorithm == Digest::Algorithm::sha512 ? EVP_sha512() : EVP_sha256(), nullptr);
-    return Digest::from_bytes(algorithm, {bytes.data(), size});
 }
 
 std::optional<Part> part_of(const json_t* descriptor) {
@@ -137,16 +121,16 @@ Task<Expected<HttpResponse>> fetch(std::shared_ptr<Check> check, std::string res
             co_await pause_for(check->loop, kPause * tried);
         }
         RegistryPath path = check->path;
-        std::string method = "GET";
-        std::string repository = check->tag.repository;
-        std::string what = rest;
-        std::function<bool(std::string_view)> take = on_data;
-        const Millis left = check->left();
+        RegistryQuestion question;
+        question.repository = check->tag.repository;
+        question.rest = rest;
+        question.on_data = on_data;
+        question.timeout = check->left();
         Expected<HttpResponse> response =
-            co_await check->registry.ask(std::move(path), std::move(method), std::move(repository),
-                                         std::move(what), std::move(take), left);
+            co_await check->registry.ask(std::move(path), std::move(question));
         if (!response) {
-            last = Error{response.error().code, where + ": " + response.error().text};
+            last = response.error();
+            last.text = where + ": " + last.text;
             if (last.code == "timeout" && check->left() < kPause) {
                 last = Error{"too-long", where + ": the time was over before all of it had come; " +
                                              std::to_string(check->fetched->blobs.size()) +
@@ -157,7 +141,7 @@ Task<Expected<HttpResponse>> fetch(std::shared_ptr<Check> check, std::string res
         if (response->status == 200) {
             co_return response;
         }
-        last = refusal(*check, *response, where);
+        last = refusal(*response, where);
         if (last.code != "unavailable") {
             break;
         }

@@ -27,7 +27,6 @@ struct Complete {
 struct Fetched {
     Time since;              // of the first try; the caller's
     std::set<Digest> blobs;  // need not be fetched again
-    Millis retry_after{0};   // what "rate-limited" came with; zero: nothing
 };
 
 inline constexpr Millis kCompletenessTime = std::chrono::minutes(5);
@@ -38,8 +37,7 @@ inline constexpr Millis kCompletenessTime = std::chrono::minutes(5);
 // says; layers that their manifest places elsewhere (`urls`) are left out. At most four requests at
 // once, `time` in all. Blobs in `fetched` are taken as there, and those that come are noted in it.
 // Errors: "no-path"; "incomplete", naming the first part that is not to be had and why; "too-long",
-// when the time is over; "rate-limited"; "unavailable" and HttpClient's where nobody could be
-// asked.
+// when the time is over; Budget's, "unavailable" and HttpClient's where nobody could be asked.
 [[nodiscard]] Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry,
                                                       std::string cache, Tag tag, Digest digest,
                                                       std::shared_ptr<Fetched> fetched,

@@ -1,6 +1,9 @@
 #include "keeld/registry/content.h"
 
+#include <openssl/evp.h>
+
 #include <algorithm>
+#include <array>
 
 #include "keeld/json.h"
 
@@ -67,6 +70,22 @@ SameContent compare_part(const Content* known, const PlatformContent& wanted,
 
 }  // namespace
 
+Digest digest_of(Digest::Algorithm algorithm, std::string_view bytes) {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
+    unsigned size = 0;
+    EVP_Digest(bytes.data(), bytes.size(), hash.data(), &size,
+               algorithm == Digest::Algorithm::sha512 ? EVP_sha512() : EVP_sha256(), nullptr);
+    return Digest::from_bytes(algorithm, {hash.data(), size});
+}
+
+Expected<Time> created_of(std::string_view config) {
+    const Json root = parse_json(config);
+    if (!json_is_object(root.get())) {
+        return fail("bad-config", "an image's config is not a JSON object");
+    }
+    return std::max(parse_time(text_of(root.get(), "created")).value_or(Time{}), Time{});
+}
+
 Expected<Content> Content::from_manifest(const Digest& digest, std::string_view content_type,
                                          std::string_view body) {
     Content content;
@@ -102,6 +121,9 @@ std::string Content::to_json() const {
         json_object_set_new(item, "platform", json_text(entry.platform));
         json_object_set_new(item, "manifest", json_text(entry.manifest.to_string()));
         json_object_set_new(item, "config", json_text(entry.config.to_string()));
+        if (entry.created) {
+            json_object_set_new(item, "created", json_text(format_time(*entry.created)));
+        }
         json_array_append_new(list, item);
     }
     json_object_set_new(root.get(), "platforms", list);
@@ -124,7 +146,8 @@ Expected<Content> Content::from_json(std::string_view json) {
         content.platforms.push_back(
             PlatformContent{std::string(text_of(item, "platform")),
                             Digest::parse(text_of(item, "manifest")).value_or(Digest{}),
-                            Digest::parse(text_of(item, "config")).value_or(Digest{})});
+                            Digest::parse(text_of(item, "config")).value_or(Digest{}),
+                            parse_time(text_of(item, "created"))});
     }
     return content;
 }

@@ -11,6 +11,7 @@
 #include "core/digest.h"
 #include "core/expected.h"
 #include "core/manifest_request.h"
+#include "core/time.h"
 
 namespace keel {
 
@@ -20,7 +21,16 @@ struct PlatformContent {
     std::string platform;
     Digest manifest;
     Digest config;  // empty: not fetched
+    // When the image says that it was made; the epoch: it does not say. Absent: not fetched.
+    std::optional<Time> created = std::nullopt;
 };
+
+// Of raw bytes; `algorithm` none: empty.
+[[nodiscard]] Digest digest_of(Digest::Algorithm algorithm, std::string_view bytes);
+
+// What an image's config says of when it was made; the epoch where it does not, or not in a way
+// that can be read. Errors: "bad-config", when it is none.
+[[nodiscard]] Expected<Time> created_of(std::string_view config);
 
 struct Content {
     Digest digest;

@@ -11,8 +11,9 @@ constexpr const char* kAccept =
     "application/vnd.docker.distribution.manifest.v2+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, "
     "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
-constexpr std::size_t kMaxManifest = 4U << 20U;
-constexpr Millis kTimeout{15'000};
+constexpr auto kHeadUseless = std::chrono::hours(24);  // GET is asked instead
+constexpr auto kHeadDoubt = std::chrono::hours(1);     // between checks of a 404
+constexpr std::size_t kMostKnown = 10'000;
 constexpr auto kHoldingKept = std::chrono::hours(25);  // a look-up every day keeps it
 
 std::string without_trailing_slash(std::string url) {
@@ -22,28 +23,34 @@ std::string without_trailing_slash(std::string url) {
     return url;
 }
 
-}  // namespace
-
-Error registry_refusal(int status, const std::string& url, std::string_view retry_after) {
-    const std::string text = url + " answered " + std::to_string(status);
-    if (status == 404) {
-        return {"not-found",
-                text + "; through a cache that may also mean an upstream that refuses or fails"};
-    }
-    if (status == 401 || status == 403) {
-        return {"denied", text};
-    }
-    if (status == 429) {
-        return {"rate-limited",
-                text + (retry_after.empty() ? "" : "; Retry-After: " + std::string(retry_after))};
-    }
-    return {"unavailable", text};
+Scope scope_of(const HttpRequest& request) {
+    const std::size_t manifest = request.url.find("/manifests/sha");
+    const bool part =
+        request.url.find("/blobs/sha") != std::string::npos ||
+        (manifest != std::string::npos && request.url.find(':', manifest) != std::string::npos);
+    return part ? Scope::part : Scope::whole;
 }
+
+Cost cost_of(const HttpRequest& request) {
+    const bool manifest = request.url.find("/manifests/") != std::string::npos;
+    return manifest && request.method == "GET" ? Cost::pull : Cost::request;
+}
+
+bool is_modern(ManifestKind kind) {
+    return kind == ManifestKind::index || kind == ManifestKind::image;
+}
+
+std::string key_of(const RegistryPath& path) {
+    return path.registry + " " + path.base;
+}
+
+}  // namespace
 
 Registry::Registry(HttpClient& http, const Config& config, Ledger& ledger)
     : http_(http),
       config_(config),
       ledger_(ledger),
+      budget_(config),
       authorization_([this](RegistryPath path, HttpRequest request) {
           return send(std::move(path), std::move(request));
       }) {}
@@ -95,18 +102,21 @@ std::string Registry::cache_of(const std::string& registry) const {
     return known ? name : "";
 }
 
-Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, std::string method,
-                                           std::string repository, std::string rest,
-                                           std::function<bool(std::string_view)> on_data,
-                                           Millis timeout) {
+Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, RegistryQuestion question) {
     HttpRequest request;
-    request.method = std::move(method);
-    request.url = path.base + "/v2/" + repository + "/" + rest + path.suffix;
-    request.headers.push_back(HttpHeader{"Accept", kAccept});
-    request.timeout = timeout;
-    request.max_body = kMaxManifest;
+    request.method = std::move(question.method);
+    request.url = path.base + "/v2/" + question.repository + "/" + question.rest;
+    if (!path.suffix.empty()) {
+        request.url += request.url.find('?') == std::string::npos ? '?' : '&';
+        request.url += path.suffix.substr(1);
+    }
+    const bool manifest = question.rest.starts_with("manifests/");
+    request.headers = std::move(question.headers);
+    request.headers.push_back(HttpHeader{"Accept", manifest ? kAccept : "*/*"});
+    request.timeout = question.timeout;
+    request.max_body = question.max_body;
     request.follow_redirects = true;
-    request.on_data = std::move(on_data);
+    request.on_data = std::move(question.on_data);
     HttpRequest again = request;
     Expected<HttpResponse> response = co_await send(path, std::move(request));
     if (!response || response->status != 401) {
@@ -114,7 +124,7 @@ Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, std::string method
     }
     std::vector<Challenge> challenges = parse_challenges(response->header("www-authenticate"));
     Expected<std::string> header =
-        co_await authorization_.answer(path, repository, std::move(challenges));
+        co_await authorization_.answer(path, question.repository, std::move(challenges));
     if (!header) {
         co_return tl::unexpected<Error>(header.error());
     }
@@ -125,53 +135,139 @@ Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, std::string method
     co_return co_await send(std::move(path), std::move(again));
 }
 
+// Everything that goes to a registry, or for it to where its tokens come from.
 Task<Expected<HttpResponse>> Registry::send(RegistryPath path, HttpRequest request) {
-    (void)path;
-    co_return co_await http_.send(std::move(request));
+    const Cost cost = cost_of(request);
+    const Scope scope = scope_of(request);
+    const Expected<void> may = budget_.admit(path, cost);
+    if (!may) {
+        co_return tl::unexpected<Error>(may.error());
+    }
+    Expected<HttpResponse> response = co_await http_.send(std::move(request));
+    budget_.note(path, cost, scope, response);
+    co_return response;
 }
 
-Task<Expected<HttpResponse>> Registry::ask_manifest(Path path, std::string method,
-                                                    std::string repository, std::string reference) {
-    std::string rest = "manifests/" + reference;
-    std::function<bool(std::string_view)> whole;
-    co_return co_await ask(std::move(path), std::move(method), std::move(repository),
-                           std::move(rest), std::move(whole), kTimeout);
+// An answer from a hold says nothing of the tag, and that look-ups get one is a fault of the
+// configuration.
+Expected<void> Registry::not_held(const Path& path, const Tag& tag, const std::string& reference,
+                                  const HttpResponse& response) {
+    if (!response.header("x-keel-hold").empty()) {
+        const Steady::time_point now = Steady::now();
+        auto& tags = holding_[path.base];
+        std::erase_if(tags, [now](const auto& one) { return now - one.second >= kHoldingKept; });
+        tags[tag.to_string()] = now;
+        return fail("held", path.base + " (" + tag.to_string() +
+                                ") answers from a hold; point caches[].lookup at a server block "
+                                "with keel_hold off");
+    }
+    if (const auto found = holding_.find(path.base);
+        found != holding_.end() && reference == tag.name) {
+        found->second.erase(tag.to_string());
+    }
+    return {};
 }
 
+// Not conditional: an answer to HEAD has no body that If-None-Match could save, and a registry that
+// pulls through asks its upstream either way.
 Task<Expected<Answer>> Registry::head(Path path, Tag tag, std::string reference) {
-    const std::string source = path.source;
-    const std::string base = path.base;
+    Head& known = heads_[key_of(path)];
+    if (Steady::now() < known.get_until) {
+        co_return co_await get(std::move(path), std::move(tag), std::move(reference));
+    }
     const std::string where = path.base + " (" + tag.to_string() + ")";
-    const std::string method = "HEAD";
-    const Expected<HttpResponse> response =
-        co_await ask_manifest(std::move(path), method, tag.repository, reference);
+    RegistryQuestion question;
+    question.method = "HEAD";
+    question.repository = tag.repository;
+    question.rest = "manifests/" + reference;
+    const Expected<HttpResponse> response = co_await ask(path, std::move(question));
     if (!response) {
         co_return tl::unexpected<Error>(response.error());
     }
-    if (response->status != 200) {
-        co_return tl::unexpected<Error>(
-            registry_refusal(response->status, where, response->header("retry-after")));
-    }
-    if (!response->header("x-keel-hold").empty()) {
-        const Steady::time_point now = Steady::now();
-        auto& tags = holding_[base];
-        std::erase_if(tags, [now](const auto& one) { return now - one.second >= kHoldingKept; });
-        tags[tag.to_string()] = now;
-        co_return fail(
-            "held",
-            where +
-                " answers from a hold; point caches[].lookup at a server block with keel_hold off");
-    }
-    if (const auto found = holding_.find(base); found != holding_.end() && reference == tag.name) {
-        found->second.erase(tag.to_string());
-    }
+    const bool by_tag = reference == tag.name;
+    const bool unsupported = response->status == 405 || response->status == 501;
+    const bool doubtful =
+        response->status == 404 && by_tag && !known.works && Steady::now() >= known.next_check;
     const auto digest = Digest::parse(response->header("docker-content-digest"));
+    const std::string_view type = response->header("content-type");
+    const bool bare = response->status == 200 && (!digest || type.empty()) &&
+                      (type.empty() || is_modern(manifest_kind(type)));
+    if (unsupported || doubtful || bare) {
+        known.next_check = Steady::now() + kHeadDoubt;
+        Expected<Answer> answer = co_await get(std::move(path), std::move(tag), reference);
+        if (answer) {
+            known.get_until = Steady::now() + kHeadUseless;
+        }
+        co_return answer;
+    }
+    if (response->status != 200) {
+        co_return tl::unexpected<Error>(registry_refusal(*response, where));
+    }
+    const Expected<void> open = not_held(path, tag, reference, *response);
+    if (!open) {
+        co_return tl::unexpected<Error>(open.error());
+    }
+    known.works = known.works || by_tag;
+    const ManifestKind kind = manifest_kind(type);
+    if (!digest || !is_modern(kind)) {
+        co_return fail("not-comparable",
+                       where + " answered without a digest, or with the type " + std::string(type));
+    }
+    co_return Answer{*digest, kind, path.source};
+}
+
+// The body decides what the digest is: a proxy may send the header of one and the body of another
+// while a tag moves.
+Task<Expected<Answer>> Registry::get(Path path, Tag tag, std::string reference) {
+    const std::string where = path.base + " (" + tag.to_string() + ")";
+    const std::string key = key_of(path) + " " + tag.repository + " " + reference;
+    RegistryQuestion question;
+    question.repository = tag.repository;
+    question.rest = "manifests/" + reference;
+    // A body is saved, and what it would cost: only by the very ETag that came with one.
+    const auto before = known_.find(key);
+    const std::optional<Known> known =
+        before != known_.end() ? std::optional(before->second) : std::nullopt;
+    if (known) {
+        question.headers.push_back(HttpHeader{"If-None-Match", known->etag});
+    }
+    const Expected<HttpResponse> response = co_await ask(path, std::move(question));
+    if (!response) {
+        co_return tl::unexpected<Error>(response.error());
+    }
+    if (known && response->status == 304) {
+        co_return known->answer;
+    }
+    if (response->status != 200) {
+        co_return tl::unexpected<Error>(registry_refusal(*response, where));
+    }
+    const Expected<void> open = not_held(path, tag, reference, *response);
+    if (!open) {
+        co_return tl::unexpected<Error>(open.error());
+    }
     const ManifestKind kind = manifest_kind(response->header("content-type"));
-    if (!digest || (kind != ManifestKind::index && kind != ManifestKind::image)) {
-        co_return fail("not-comparable", where + " answered without a digest, or with the type " +
+    if (!is_modern(kind)) {
+        co_return fail("not-comparable", where + " answered with the type " +
                                              std::string(response->header("content-type")));
     }
-    co_return Answer{*digest, kind, source};
+    std::optional<Digest> said = Digest::parse(response->header("docker-content-digest"));
+    if (!said) {
+        said = Digest::parse(reference);
+    }
+    const Digest::Algorithm algorithm = said ? said->algorithm() : Digest::Algorithm::sha256;
+    const Digest digest = digest_of(algorithm, response->body);
+    if (said && *said != digest) {
+        co_return fail("digest-mismatch", where + " answered with a body that is " +
+                                              digest.to_string() + " and not " + said->to_string());
+    }
+    const Answer answer{digest, kind, path.source};
+    if (const std::string_view etag = response->header("etag"); !etag.empty()) {
+        if (known_.size() >= kMostKnown) {
+            known_.clear();
+        }
+        known_.insert_or_assign(key, Known{std::string(etag), answer});
+    }
+    co_return answer;
 }
 
 Task<Expected<Answer>> Registry::look_up(Tag tag) {
@@ -236,12 +332,90 @@ void Registry::remember(const Content& content) {
     ledger_.put(ContentRow{content.digest.to_string(), content.to_json()});
 }
 
+Task<Expected<TagList>> Registry::list_tags(Tag tag) {
+    const Expected<Path> path = path_for(tag.registry);
+    if (!path) {
+        co_return tl::unexpected<Error>(path.error());
+    }
+    ++metrics_.lists;
+    const std::string where = path->base + " (the tags of " + tag.repository + ")";
+    const Steady::time_point deadline = Steady::now() + kListTime;
+    TagListReader reader(path->base, tag.repository);
+    while (!reader.next().empty()) {
+        const auto left = std::chrono::duration_cast<Millis>(deadline - Steady::now());
+        if (left <= Millis{0}) {
+            reader.stop("list-too-long", "it took more than " + format_duration(kListTime));
+            break;
+        }
+        RegistryQuestion question;
+        question.repository = tag.repository;
+        question.rest = "tags/list?" + reader.next();
+        question.timeout = std::min(question.timeout, left);
+        question.max_body = kListBytes;
+        ++metrics_.pages;
+        const Expected<HttpResponse> response = co_await ask(*path, std::move(question));
+        if (!response) {
+            co_return tl::unexpected<Error>(response.error());
+        }
+        if (response->status == 405 || response->status == 501) {
+            co_return fail("list-unsupported",
+                           where + " answered " + std::to_string(response->status));
+        }
+        if (response->status != 200) {
+            co_return tl::unexpected<Error>(registry_refusal(*response, where));
+        }
+        const Expected<void> taken = reader.take(response->body, response->header("link"));
+        if (!taken) {
+            co_return tl::unexpected<Error>(taken.error());
+        }
+    }
+    co_return std::move(reader).result();
+}
+
+Task<Expected<HttpResponse>> Registry::get_manifest(Path path, Tag tag, Digest digest) {
+    ++metrics_.content;
+    const std::string where = path.base + " (" + tag.repository + "@" + digest.to_string() + ")";
+    RegistryQuestion question;
+    question.repository = tag.repository;
+    question.rest = "manifests/" + digest.to_string();
+    Expected<HttpResponse> response = co_await ask(std::move(path), std::move(question));
+    if (response && response->status != 200) {
+        co_return tl::unexpected<Error>(registry_refusal(*response, where));
+    }
+    co_return response;
+}
+
+Task<Expected<void>> Registry::read_created(Path path, Tag tag, PlatformContent* entry) {
+    ++metrics_.content;
+    const std::string where =
+        path.base + " (" + tag.repository + ", config " + entry->config.to_string() + ")";
+    RegistryQuestion question;
+    question.repository = tag.repository;
+    question.rest = "blobs/" + entry->config.to_string();
+    const Expected<HttpResponse> response = co_await ask(std::move(path), std::move(question));
+    if (!response) {
+        co_return tl::unexpected<Error>(response.error());
+    }
+    if (response->status != 200) {
+        co_return tl::unexpected<Error>(registry_refusal(*response, where));
+    }
+    if (digest_of(entry->config.algorithm(), response->body) != entry->config) {
+        co_return fail("digest-mismatch", where + " came with another content");
+    }
+    const Expected<Time> created = created_of(response->body);
+    if (!created) {
+        co_return fail(created.error().code, where + ": " + created.error().text);
+    }
+    entry->created = *created;
+    co_return Expected<void>{};
+}
+
 Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
-                                          std::vector<std::string> platforms) {
-    const auto wanted = [&platforms](const PlatformContent& entry) {
-        return entry.config.empty() &&
-               (platforms.empty() ||
-                std::ranges::find(platforms, entry.platform) != platforms.end());
+                                          std::vector<std::string> platforms, bool with_created) {
+    const auto wanted = [&platforms, with_created](const PlatformContent& entry) {
+        const bool asked = platforms.empty() || entry.platform.empty() ||
+                           std::ranges::find(platforms, entry.platform) != platforms.end();
+        return asked && (entry.config.empty() || (with_created && !entry.created));
     };
     Content content;
     if (const Content* known = known_content(digest)) {
@@ -254,19 +428,10 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
     if (!path) {
         co_return tl::unexpected<Error>(path.error());
     }
-    const std::string method = "GET";
     if (content.digest.empty()) {
-        ++metrics_.content;
-        const std::string reference = digest.to_string();
-        const Expected<HttpResponse> response =
-            co_await ask_manifest(*path, method, tag.repository, reference);
+        const Expected<HttpResponse> response = co_await get_manifest(*path, tag, digest);
         if (!response) {
             co_return tl::unexpected<Error>(response.error());
-        }
-        if (response->status != 200) {
-            const std::string where =
-                path->base + " (" + tag.repository + "@" + digest.to_string() + ")";
-            co_return tl::unexpected<Error>(registry_refusal(response->status, where, ""));
         }
         Expected<Content> read =
             Content::from_manifest(digest, response->header("content-type"), response->body);
@@ -275,25 +440,34 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
         }
         content = std::move(*read);
     }
+    Expected<void> made;
     for (PlatformContent& entry : content.platforms) {
         if (!wanted(entry)) {
             continue;
         }
-        ++metrics_.content;
-        const std::string reference = entry.manifest.to_string();
-        const Expected<HttpResponse> response =
-            co_await ask_manifest(*path, method, tag.repository, reference);
-        if (!response || response->status != 200) {
-            continue;  // not every platform of an index is complete in every cache; it stays
-                       // unknown
+        if (entry.config.empty()) {
+            const Digest manifest = entry.manifest;
+            const Expected<HttpResponse> response = co_await get_manifest(*path, tag, manifest);
+            if (!response) {
+                continue;  // not every platform of an index is complete in every cache; it stays
+                           // unknown
+            }
+            const Expected<Content> child =
+                Content::from_manifest(manifest, response->header("content-type"), response->body);
+            if (child && child->kind == ManifestKind::image) {
+                entry.config = child->platforms.front().config;
+            }
         }
-        const Expected<Content> child = Content::from_manifest(
-            entry.manifest, response->header("content-type"), response->body);
-        if (child && child->kind == ManifestKind::image) {
-            entry.config = child->platforms.front().config;
+        if (with_created && !entry.config.empty() && !entry.created) {
+            PlatformContent* const place = &entry;
+            const Expected<void> read = co_await read_created(*path, tag, place);
+            made = made ? read : made;
         }
     }
     remember(content);
+    if (!made) {
+        co_return tl::unexpected<Error>(made.error());
+    }
     co_return content;
 }
 

@@ -17,14 +17,12 @@
 #include "keeld/ledger/ledger.h"
 #include "keeld/loop.h"
 #include "keeld/registry/authorization.h"
+#include "keeld/registry/budget.h"
 #include "keeld/registry/content.h"
 #include "keeld/registry/path.h"
+#include "keeld/registry/tag_list.h"
 
 namespace keel {
-
-// What a refusal of a registry means. `where` names what was asked.
-[[nodiscard]] Error registry_refusal(int status, const std::string& where,
-                                     std::string_view retry_after);
 
 // One fresh, comparable answer about a tag.
 struct Answer {
@@ -33,21 +31,36 @@ struct Answer {
     std::string source;  // "look-up cache-a", "look-up direct", "upstream"
 };
 
+// One request about a repository.
+struct RegistryQuestion {
+    std::string method = "GET";
+    std::string repository;
+    std::string rest;  // "manifests/sha256:…", "blobs/…", "tags/list?n=1000"
+    HttpHeaders headers;
+    std::function<bool(std::string_view)> on_data;  // see HttpRequest
+    Millis timeout{15'000};
+    std::size_t max_body = 4U << 20U;
+};
+
 struct RegistryMetrics {
     std::uint64_t lookups = 0;
     std::uint64_t failures = 0;
     std::uint64_t upstream = 0;
     std::uint64_t content = 0;
+    std::uint64_t lists = 0;  // of tags
+    std::uint64_t pages = 0;  // of them
 };
 
 class Registry {
   public:
     Registry(HttpClient& http, const Config& config, Ledger& ledger);
 
-    // HEAD of the tag with the full Accept, the way a node's pull goes. Errors: "no-path" (no cache
-    // and no direct address for this registry), "held" (the look-up path answers from a hold: a
-    // configuration error), "not-found", "denied", "rate-limited", "unavailable", "not-comparable",
-    // and HttpClient's. None of them says anything about the tag (D8).
+    // HEAD of the tag with the full Accept, the way a node's pull goes; where a registry does not
+    // answer that, or without a digest, GET with the body hashed, for a day. Errors: "no-path" (no
+    // cache and no direct address for this registry), "held" (the look-up path answers from a
+    // hold: a configuration error), "not-found", "denied", "unavailable", "not-comparable",
+    // "digest-mismatch" (a body that is not what its header says), Budget's, Authorization's and
+    // HttpClient's. None of them says anything about the tag (D8).
     [[nodiscard]] Task<Expected<Answer>> look_up(Tag tag);
 
     // Whether a pull of this very digest gets a manifest, by HEAD through the path of look_up().
@@ -58,10 +71,18 @@ class Registry {
     // "no-second-source" if none.
     [[nodiscard]] Task<Expected<Answer>> ask_upstream(Tag tag);
 
+    // The tags that the repository of the tag has now, by the path of look_up(); bounded in pages,
+    // names, bytes and time (TagList::stopped). Errors: "no-path", "not-found", "list-unsupported"
+    // (405, 501), "denied", "unavailable", "bad-list", Budget's, Authorization's and HttpClient's,
+    // also where only a later page failed: half a list is none.
+    [[nodiscard]] Task<Expected<TagList>> list_tags(Tag tag);
+
     // What `digest` holds; from the ledger where it is known, else fetched by the tag's path and
-    // kept. `platforms`: fetch config digests for these only; empty: for all.
+    // kept. `platforms`: fetch config digests for these only; empty: for all. `with_created`: also
+    // when their images were made, from configs of at most 4 MB whose bytes have their digest.
     [[nodiscard]] Task<Expected<Content>> content(Tag tag, Digest digest,
-                                                  std::vector<std::string> platforms);
+                                                  std::vector<std::string> platforms,
+                                                  bool with_created = false);
     // Only what is known already.
     [[nodiscard]] const Content* known_content(const Digest& digest);
 
@@ -73,13 +94,13 @@ class Registry {
                                                       const std::string& registry) const;
     // The cache that look_up() goes through for this registry; empty: none.
     [[nodiscard]] std::string cache_of(const std::string& registry) const;
-    // One request for `rest` ("manifests/sha256:…", "blobs/…") of a repository, an anonymous token
-    // got where it is asked for. `on_data`: see HttpRequest; such a body may take `timeout`.
-    // Errors: HttpClient's; "denied".
-    [[nodiscard]] Task<Expected<HttpResponse>> ask(RegistryPath path, std::string method,
-                                                   std::string repository, std::string rest,
-                                                   std::function<bool(std::string_view)> on_data,
-                                                   Millis timeout);
+    // One request, authorized where that is asked for. Errors: Budget's, Authorization's,
+    // HttpClient's.
+    [[nodiscard]] Task<Expected<HttpResponse>> ask(RegistryPath path, RegistryQuestion question);
+
+    // How often each registry is asked.
+    [[nodiscard]] Budget& budget() { return budget_; }
+    [[nodiscard]] const Budget& budget() const { return budget_; }
 
     // Look-up addresses that answered from a hold, and a tag that they did it with: nothing that
     // they say is used, and somebody has to mend the configuration. 25 hours after the last
@@ -90,17 +111,34 @@ class Registry {
   private:
     using Path = RegistryPath;
     [[nodiscard]] Expected<Path> path_for(const std::string& registry) const;
-    [[nodiscard]] Task<Expected<HttpResponse>> ask_manifest(Path path, std::string method,
-                                                            std::string repository,
-                                                            std::string reference);
+    [[nodiscard]] Task<Expected<HttpResponse>> get_manifest(Path path, Tag tag, Digest digest);
     [[nodiscard]] Task<Expected<HttpResponse>> send(RegistryPath path, HttpRequest request);
     [[nodiscard]] Task<Expected<Answer>> head(Path path, Tag tag, std::string reference);
+    [[nodiscard]] Task<Expected<Answer>> get(Path path, Tag tag, std::string reference);
+    [[nodiscard]] Expected<void> not_held(const Path& path, const Tag& tag,
+                                          const std::string& reference,
+                                          const HttpResponse& response);
+    [[nodiscard]] Task<Expected<void>> read_created(Path path, Tag tag, PlatformContent* entry);
     void remember(const Content& content);
 
     HttpClient& http_;
     const Config& config_;
     Ledger& ledger_;
+    Budget budget_;
     Authorization authorization_;
+    // What a way answers to HEAD, by registry and base.
+    struct Head {
+        bool works = false;             // it has answered a tag, so its 404 is one
+        Steady::time_point get_until;   // of no use until then: GET is asked instead
+        Steady::time_point next_check;  // a 404 is checked by GET again
+    };
+    std::map<std::string, Head> heads_;
+    // What GET was answered with, for a conditional one.
+    struct Known {
+        std::string etag;
+        Answer answer;
+    };
+    std::map<std::string, Known> known_;  // by registry, base, repository and reference
     std::map<Digest, Content> contents_;
     RegistryMetrics metrics_;
     // base → tags, and when they were last answered from a hold

@@ -221,7 +221,8 @@ Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
         }
     }
     // Still in `fetching_`: nobody asks again before the pause is over.
-    const auto pause = failure.times < kLost ? kContentRetry : kContentLost;
+    const Millis pause = std::max<Millis>(failure.times < kLost ? kContentRetry : kContentLost,
+                                          content.error().retry_after);
     co_await pause_for(parts_.loop, pause);
     fetched(want.digest);
 }

@@ -123,15 +123,6 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"PartialContent", with("206 Partial Content"), "unavailable", "206"},
         Refusal{"Held", with("200 OK", "X-Keel-Hold: " + digest('a').to_string() + "\r\n"), "held",
                 "keel_hold off"},
-        Refusal{"NoDigest",
-                Reply{"200 OK", std::string("Content-Type: ") + kIndexType + "\r\n", "{}"},
-                "not-comparable", "without a digest"},
-        Refusal{"BadDigest",
-                Reply{"200 OK",
-                      std::string("Content-Type: ") + kIndexType +
-                          "\r\nDocker-Content-Digest: sha256:abc\r\n",
-                      "{}"},
-                "not-comparable", "without a digest"},
         Refusal{"Legacy",
                 manifest("application/vnd.docker.distribution.manifest.v1+prettyjws", 'a'),
                 "not-comparable", "v1+prettyjws"},
@@ -143,6 +134,176 @@ TEST_F(RegistryTest, D8_ARefusedConnectionIsNoAnswer) {
     cache.name = "cache-a";
     cache.lookup["*"] = "http://127.0.0.1:1";
     EXPECT_EQ(look_up().error().code, "unreachable");
+}
+
+// ---- Where HEAD does not tell ----
+
+const std::string kBody = R"({"manifests":[]})";
+
+// Answers GET of the tag, and HEAD with this.
+ScriptedPeer::Script head_is(Reply head, Reply get) {
+    return [head = std::move(head), get = std::move(get)](const std::string& line,
+                                                          const std::string& request) {
+        if (line.starts_with("HEAD")) return head;
+        const bool known = header_of(request, "If-None-Match") == "\"as-it-was\"";
+        return known ? Reply{"304 Not Modified", "", ""} : get;
+    };
+}
+
+Reply plain(const std::string& headers = "") {
+    return {"200 OK", std::string("Content-Type: ") + kIndexType + "\r\n" + headers, kBody};
+}
+
+Digest body_digest() {
+    return digest_of(Digest::Algorithm::sha256, kBody);
+}
+
+struct Useless {
+    const char* name;
+    Reply head;
+};
+
+class UselessHead : public RegistryTest, public testing::WithParamInterface<Useless> {};
+
+TEST_P(UselessHead, D6_TheBodyIsHashedAndHeadLeftAloneForADay) {
+    through_cache();
+    script = head_is(GetParam().head, plain());
+    const auto answer = look_up();
+    ASSERT_TRUE(answer) << answer.error().text;
+    EXPECT_EQ(answer->digest, body_digest());
+    EXPECT_EQ(peer.asked.size(), 2U);
+    EXPECT_EQ(look_up()->digest, body_digest());
+    ASSERT_EQ(peer.asked.size(), 3U) << "one request from then on";
+    EXPECT_TRUE(peer.asked[2].starts_with("GET ")) << peer.asked[2];
+    EXPECT_EQ(registry.budget().states().front().pulls, 2U);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, UselessHead,
+    testing::Values(Useless{"NotAllowed", {"405 Method Not Allowed", "", ""}},
+                    Useless{"NotImplemented", {"501 Not Implemented", "", ""}},
+                    Useless{"NotFound", {"404 Not Found", "", ""}}, Useless{"NoDigest", plain()},
+                    Useless{"BadDigest", plain("Docker-Content-Digest: sha256:abc\r\n")},
+                    Useless{"NoType",
+                            {"200 OK", "Docker-Content-Digest: " + digest('a').to_string() + "\r\n",
+                             ""}}),
+    [](const auto& info) { return info.param.name; });
+
+TEST_F(RegistryTest, D6_WhereHeadHasToldA404IsNotCheckedByGet) {
+    through_cache();
+    script = [](const std::string& line, const std::string&) {
+        return line.find("1.27") != std::string::npos ? manifest(kIndexType, 'a')
+                                                      : Reply{"404 Not Found", "", ""};
+    };
+    ASSERT_TRUE(look_up());
+    EXPECT_EQ(look_up(tag("gone")).error().code, "not-found");
+    EXPECT_EQ(peer.asked.size(), 2U) << "a pull less";
+}
+
+TEST_F(RegistryTest, D6_A404IsCheckedByGetOnceAnHourAtMost) {
+    through_cache();
+    script = [](const std::string&, const std::string&) { return Reply{"404 Not Found", "", ""}; };
+    for (int i = 0; i < 5; ++i) {
+        EXPECT_EQ(look_up().error().code, "not-found");
+    }
+    EXPECT_EQ(peer.asked.size(), 6U);
+}
+
+TEST_F(RegistryTest, D8_AGetIsOnlyRepeatedWithTheEtagThatCameWithIt) {
+    through_cache();
+    script = head_is({"405 Method Not Allowed", "", ""}, plain("ETag: \"as-it-was\"\r\n"));
+    EXPECT_EQ(look_up()->digest, body_digest());
+    EXPECT_EQ(header_of(requests.back(), "If-None-Match"), "");
+    EXPECT_EQ(look_up()->digest, body_digest()) << "a 304 says that it is the same";
+    EXPECT_EQ(header_of(requests.back(), "If-None-Match"), "\"as-it-was\"");
+    EXPECT_EQ(look_up(tag("other"))->digest, body_digest());
+    EXPECT_EQ(header_of(requests.back(), "If-None-Match"), "") << "not of another tag";
+}
+
+TEST_F(RegistryTest, D8_ABodyThatIsNotWhatItsHeaderSaysIsNoAnswer) {
+    through_cache();
+    script = head_is({"405 Method Not Allowed", "", ""}, manifest(kIndexType, 'a', kBody));
+    const auto answer = look_up();
+    ASSERT_FALSE(answer);
+    EXPECT_EQ(answer.error().code, "digest-mismatch");
+    EXPECT_NE(answer.error().text.find(body_digest().to_string()), std::string::npos);
+}
+
+TEST_F(RegistryTest, D8_TheBodyAlsoHasToBeAManifest) {
+    through_cache();
+    script = head_is({"405 Method Not Allowed", "", ""},
+                     {"200 OK", "Content-Type: text/html\r\n", "<p>log in"});
+    EXPECT_EQ(look_up().error().code, "not-comparable");
+}
+
+TEST_F(RegistryTest, D6_WhatARegistryAsksForIsObeyedByEveryKindOfQuestion) {
+    through_cache();
+    script = [](const std::string&, const std::string&) {
+        return Reply{"429 Too Many Requests", "Retry-After: 600\r\n", ""};
+    };
+    const auto first = look_up();
+    ASSERT_FALSE(first);
+    EXPECT_EQ(first.error().code, "rate-limited");
+    EXPECT_EQ(first.error().retry_after, std::chrono::seconds(600));
+    const auto again = look_up(tag("other"));
+    EXPECT_EQ(again.error().code, "rate-limited");
+    EXPECT_GT(again.error().retry_after, std::chrono::seconds(590));
+    EXPECT_EQ(content('a').error().code, "rate-limited");
+    EXPECT_EQ(test::await(loop, registry.list_tags(tag())).error().code, "rate-limited");
+    EXPECT_EQ(peer.asked.size(), 1U);
+}
+
+// ---- Lists of tags ----
+
+TEST_F(RegistryTest, ListsTheTagsPageByPage) {
+    through_cache();
+    script = [](const std::string& line, const std::string&) {
+        if (line.find("last=") != std::string::npos) {
+            return Reply{"200 OK", "", R"({"tags":["1.28","bad name"]})"};
+        }
+        return Reply{"200 OK",
+                     "Link: </v2/library/nginx/tags/list?n=2&last=1.27>; rel=\"next\"\r\n",
+                     R"({"tags":["1.26","1.27"]})"};
+    };
+    const auto list = test::await(loop, registry.list_tags(tag()));
+    ASSERT_TRUE(list) << list.error().text;
+    EXPECT_EQ(list->names, (std::vector<std::string>{"1.26", "1.27", "1.28"}));
+    EXPECT_TRUE(list->complete);
+    EXPECT_EQ(list->dropped, 1U);
+    EXPECT_EQ(peer.asked, (std::vector<std::string>{
+                              "GET /v2/library/nginx/tags/list?n=1000&ns=docker.io",
+                              "GET /v2/library/nginx/tags/list?n=2&last=1.27&ns=docker.io"}));
+    EXPECT_EQ(registry.metrics().lists, 1U);
+    EXPECT_EQ(registry.metrics().pages, 2U);
+    EXPECT_EQ(registry.budget().states().front().pulls, 0U);
+}
+
+TEST_F(RegistryTest, D8_AListThatIsNotToBeHadIsNoEmptyList) {
+    through_cache();
+    const std::vector<std::pair<std::string, std::string>> cases{
+        {"404 Not Found", "not-found"},
+        {"401 Unauthorized", "denied"},
+        {"405 Method Not Allowed", "list-unsupported"},
+        {"501 Not Implemented", "list-unsupported"},
+        {"500 Internal Server Error", "unavailable"},
+        {"200 OK", "bad-list"}};
+    for (const auto& [status, code] : cases) {
+        script = [&](const std::string&, const std::string&) { return Reply{status, "", "oh"}; };
+        const auto list = test::await(loop, registry.list_tags(tag()));
+        ASSERT_FALSE(list) << status;
+        EXPECT_EQ(list.error().code, code);
+    }
+}
+
+TEST_F(RegistryTest, D8_HalfAListIsNone) {
+    through_cache();
+    script = [](const std::string& line, const std::string&) {
+        return line.find("last=") != std::string::npos
+                   ? Reply{"500 Internal Server Error", "", ""}
+                   : Reply{"200 OK", "Link: </v2/library/nginx/tags/list?last=1>; rel=\"next\"\r\n",
+                           R"({"tags":["1"]})"};
+    };
+    EXPECT_EQ(test::await(loop, registry.list_tags(tag())).error().code, "unavailable");
 }
 
 TEST_F(RegistryTest, GoesTheWayThatIsConfigured) {
@@ -323,6 +484,53 @@ TEST_F(RegistryTest, OnlyTheWantedPlatformsAreFetched) {
     // A node of the other kind appears later.
     EXPECT_EQ(content('a', {"linux/arm64"})->platforms[1].config, digest('d'));
     EXPECT_EQ(peer.asked.size(), 3U);
+}
+
+TEST_F(RegistryTest, TellsWhenAnImageWasMade) {
+    through_cache();
+    const std::string config = R"({"created":"2026-11-20T10:00:00.5Z","os":"linux"})";
+    const Digest config_digest = digest_of(Digest::Algorithm::sha256, config);
+    std::string served = config;
+    script = [&](const std::string& line, const std::string&) {
+        if (line.find("/blobs/" + config_digest.to_string()) != std::string::npos) {
+            return Reply{"200 OK", "", served};
+        }
+        return manifest(kImageType, 'a',
+                        R"({"config":{"digest":")" + config_digest.to_string() + "\"}}");
+    };
+    ASSERT_TRUE(content('a'));
+    EXPECT_EQ(peer.asked.size(), 1U) << "only where somebody wants to know";
+    EXPECT_FALSE(content('a')->platforms.front().created);
+
+    served = R"({"created":"1999-01-01T00:00:00Z"})";
+    const auto made = [&] {
+        return test::await(loop, registry.content(tag(), digest('a'), {"linux/amd64"}, true));
+    };
+    EXPECT_EQ(made().error().code, "digest-mismatch") << "what nobody vouches for";
+    served = config;
+    const auto read = made();
+    ASSERT_TRUE(read) << read.error().text;
+    EXPECT_EQ(read->platforms.front().created, parse_time("2026-11-20T10:00:00.5Z"));
+    EXPECT_EQ(peer.asked.size(), 3U);
+    ASSERT_TRUE(made());
+    EXPECT_EQ(peer.asked.size(), 3U) << "asked once";
+
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    Registry after_restart(http, this->config, *ledger);
+    const Content* known = after_restart.known_content(digest('a'));
+    ASSERT_NE(known, nullptr);
+    EXPECT_EQ(known->platforms.front().created, read->platforms.front().created);
+}
+
+TEST(CreatedOf, SaysWhatTheConfigSays) {
+    EXPECT_EQ(*created_of(R"({"created":"2026-11-20T10:00:00Z"})"),
+              parse_time("2026-11-20T10:00:00Z"));
+    EXPECT_EQ(*created_of(R"({"created":"0001-01-01T00:00:00Z"})"), Time{}) << "Go's zero";
+    EXPECT_EQ(*created_of("{}"), Time{});
+    EXPECT_EQ(*created_of(R"({"created":"yesterday"})"), Time{});
+    EXPECT_EQ(*created_of(R"({"created":7})"), Time{});
+    EXPECT_EQ(created_of("[]").error().code, "bad-config");
+    EXPECT_EQ(created_of("").error().code, "bad-config");
 }
 
 TEST_F(RegistryTest, APlatformThatIsMissingStaysUnknownAndIsAskedAgain) {

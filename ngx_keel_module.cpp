@@ -4,6 +4,7 @@
 #include "module/api.h"
 #include "module/conf.h"
 #include "module/helper.h"
+#include "module/holds.h"
 #include "module/ngx.h"
 #include "module/observe.h"
 #include "module/snapshot.h"
@@ -141,15 +142,16 @@ void set_checker(ngx_cycle_t* cycle) noexcept {
 }
 
 // Null without an http block.
-const MainConf* conf_of(ngx_cycle_t* cycle) noexcept {
+MainConf* conf_of(ngx_cycle_t* cycle) noexcept {
     if (ngx_get_conf(cycle->conf_ctx, ngx_http_module) == nullptr) return nullptr;
     return static_cast<MainConf*>(ngx_http_cycle_get_module_main_conf(cycle, ngx_keel_module));
 }
 
 ngx_int_t start(ngx_cycle_t* cycle) noexcept {
-    const MainConf* conf = conf_of(cycle);
+    MainConf* conf = conf_of(cycle);
     if (conf == nullptr) return NGX_OK;
     set_checker(cycle);
+    if (!ngx_test_config) open_holds(*conf);
     return prepare_helper(cycle, *conf);
 }
 

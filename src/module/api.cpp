@@ -107,7 +107,7 @@ json_t* holds_of(const MainConf& conf) {
         if (tally.unfetchable > 0) ++unfetchable;
         if (tally.ineffective > 0) ++ineffective;
     }
-    const std::string problem = copy.problem.empty() ? control_of(conf).problem() : copy.problem;
+    const std::string problem = control_of(conf).problem();
     return json_pack("{s:o,s:o,s:o,s:o,s:o}", "revision", counter(copy.set.revision), "count",
                      size(count), "unfetchable", size(unfetchable), "ineffective",
                      size(ineffective), "problem",
@@ -168,8 +168,10 @@ Reply tags(ngx_http_request_t* r, const MainConf& conf) {
 Reply holds(const MainConf& conf) {
     const HoldCopy& copy = current_holds(conf);
     // Nothing known is not the same as nothing held.
-    if (!copy.problem.empty() && copy.set.holds.empty()) {
-        return fault(NGX_HTTP_SERVICE_UNAVAILABLE, {"unreadable", copy.problem});
+    if (!copy.readable && copy.set.holds.empty()) {
+        return fault(
+            NGX_HTTP_SERVICE_UNAVAILABLE,
+            {"unreadable", "the file of holds could not be read: " + control_of(conf).problem()});
     }
     const Time now = to_time(wall_millis());
     json_t* list = json_array();

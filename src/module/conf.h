@@ -5,6 +5,7 @@
 
 #include "core/signature.h"
 #include "module/control.h"
+#include "module/hold_board.h"
 #include "module/ngx.h"
 #include "module/table.h"
 
@@ -42,6 +43,7 @@ struct MainConf {
     ngx_shm_zone_t* zone;
     ngx_shm_zone_t* control;  // there where zone is: see control.h
     ngx_path_t* state;        // null: no directory
+    HoldBoard* board;         // null: no holds; there is none without a directory
     ngx_str_t cache_name;
     ngx_array_t* companions;  // of Companion, or null
     ngx_str_t publisher;      // path of the shared object with libcurl, empty without companions

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,25 +37,13 @@ bool path_of(char (&path)[PATH_MAX], const std::string& directory, const char* n
     return std::snprintf(path, sizeof(path), "%s/%s", directory.c_str(), name) < PATH_MAX;
 }
 
-bool has_a_word(const struct stat& status) noexcept {
-    return S_ISREG(status.st_mode) && status.st_size >= static_cast<off_t>(sizeof(std::uint64_t));
-}
-
-// Allocated and not written, so that several may do it at once, and so that a page that has no
-// place on a full disk is noticed here and not by a signal.
-void make(const char* path) noexcept {
-    struct stat status {};
-    if (::lstat(path, &status) == 0 && has_a_word(status)) return;
-    const Descriptor file(::open(path, O_RDWR | O_CREAT | kFlags, 0600));
-    if (file.number() >= 0) (void)::posix_fallocate(file.number(), 0, sizeof(std::uint64_t));
-}
-
 std::string holds_in(const std::string& directory) {
     return directory + "/holds";
 }
 
-tl::unexpected<Error> io_error(const std::string& what, const std::string& path, int error) {
-    return fail("io",
+tl::unexpected<Error> io_error(const std::string& what, const std::string& path, int error,
+                               const char* code = "io") {
+    return fail(code,
                 "cannot " + what + " " + path + ": " + std::generic_category().message(error));
 }
 
@@ -80,52 +67,6 @@ bool write_all(int descriptor, std::string_view text) noexcept {
 FileStamp FileStamp::of(const std::string& path) noexcept {
     struct stat status {};
     return ::lstat(path.c_str(), &status) == 0 ? stamp_of(status) : FileStamp{};
-}
-
-FileStamp FileStamp::of(int descriptor) noexcept {
-    struct stat status {};
-    return ::fstat(descriptor, &status) == 0 ? stamp_of(status) : FileStamp{};
-}
-
-// --- the word ---
-
-// Mapped from a descriptor for reading, and closed: a file system can become read-only beside it.
-bool RevisionWord::open(const std::string& directory) noexcept {
-    close();
-    char path[PATH_MAX];
-    if (!path_of(path, directory, "revision")) return false;
-    make(path);
-    const Descriptor file(::open(path, O_RDONLY | kFlags));
-    struct stat status {};
-    if (file.number() < 0 || ::fstat(file.number(), &status) != 0 || !has_a_word(status)) {
-        return false;
-    }
-    void* page = ::mmap(nullptr, sizeof(*word_), PROT_READ, MAP_SHARED, file.number(), 0);
-    if (page == MAP_FAILED) return false;
-    word_ = static_cast<std::uint64_t*>(page);
-    inode_ = status.st_ino;
-    return true;
-}
-
-bool RevisionWord::is_current(const std::string& directory) const noexcept {
-    struct stat status {};
-    char path[PATH_MAX];
-    return word_ != nullptr && path_of(path, directory, "revision") &&
-           ::lstat(path, &status) == 0 && status.st_ino == inode_ && has_a_word(status);
-}
-
-// By write(), not through the mapping: a disk that refuses is an error here and not a signal.
-bool RevisionWord::store(const std::string& directory, std::uint64_t revision) noexcept {
-    char path[PATH_MAX];
-    if (!is_current(directory) || !path_of(path, directory, "revision")) return false;
-    const Descriptor file(::open(path, O_WRONLY | kFlags));
-    return file.number() >= 0 && ::pwrite(file.number(), &revision, sizeof(revision), 0) ==
-                                     static_cast<ssize_t>(sizeof(revision));
-}
-
-void RevisionWord::close() noexcept {
-    if (word_ != nullptr) ::munmap(word_, sizeof(*word_));
-    word_ = nullptr;
 }
 
 // --- the file ---
@@ -178,9 +119,9 @@ Expected<void> write_holds(const std::string& directory, const HoldSet& set) {
         return io_error("replace", path, error);
     }
     const Descriptor folder(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    // What is there is there; a disk that cannot promise it for a power cut is told by the next
-    // write.
-    if (folder.number() >= 0) (void)::fsync(folder.number());
+    if (folder.number() < 0 || ::fsync(folder.number()) != 0) {
+        return io_error("make sure of the new file in", directory, errno, "not-durable");
+    }
     return {};
 }
 

@@ -1,6 +1,6 @@
-// One pass does all there is to do: it reads the file when that is another than the last time, and
-// takes the lock only when something is to be written. Another generation of nginx may have a
-// writer of its own; the lock and the file's revision make one order of both.
+// One pass does all there is to do. It takes the lock only when something is to be written, the
+// file is another than the last time, or another was posted: another generation of nginx may have a
+// writer of its own, and the lock makes one order of both.
 
 #include "module/hold_writer.h"
 
@@ -33,13 +33,16 @@ constexpr std::uint64_t kGrowth = 2;
 
 struct Writer {
     explicit Writer(const MainConf& conf)
-        : directory(view(conf.state->name)), control(control_of(conf)) {}
+        : directory(view(conf.state->name)), control(control_of(conf)), board(*conf.board) {
+        if (std::optional<Posting> posting = board.read()) set = std::move(posting->set);
+    }
 
     std::string directory;
     Control control;
-    RevisionWord word;
-    HoldSet set;      // as it lies on the disk
-    FileStamp stamp;  // of that file
+    HoldBoard& board;
+    HoldSet set;               // as it lies on the disk, or as it was last known
+    FileStamp stamp;           // of that file
+    std::uint64_t posted = 0;  // number of the posting that has the set
     bool read = false;
     Timer timer;
     LogGate gate;
@@ -57,24 +60,31 @@ void complain(Writer& writer, const std::string& text) {
     ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: holds: %s", text.c_str());
 }
 
-// Puts the set on the disk and tells every process. The lock must be held.
+// Lets every process know the set; nothing to do where another generation's helper has. The lock
+// must be held, but where nobody can have it.
+void post(Writer& writer, bool readable) {
+    const std::optional<Posting> there = writer.board.read();
+    const bool same = there && there->readable == readable && there->set == writer.set;
+    writer.posted = same ? there->number : writer.board.post(writer.set, readable);
+}
+
+// The disk has it, and does not promise to have it after a power cut.
+bool is_there(const Expected<void>& written) {
+    return !written && written.error().code == "not-durable";
+}
+
+// Puts the set on the disk and lets every process know it. The lock must be held.
 Expected<void> write(Writer& writer, HoldSet set) {
-    set.revision = std::max({set.revision, writer.set.revision, writer.word.load()}) + 1;
-    if (Expected<void> done = write_holds(writer.directory, set); !done) {
-        complain(writer, done.error().text);
-        return done;
-    }
-    writer.control.set_problem("");
+    set.revision = std::max(set.revision, writer.set.revision) + 1;
+    Expected<void> done = write_holds(writer.directory, set);
+    if (!done) complain(writer, done.error().text);
+    if (!done && !is_there(done)) return done;
+    if (done) writer.control.set_problem("");
     writer.set = std::move(set);
     writer.read = true;
     writer.stamp = FileStamp::of(writer.directory + "/holds");
-    if (!writer.word.store(writer.directory, writer.set.revision) && writer.gate.open()) {
-        ngx_log_error(NGX_LOG_WARN, ngx_cycle->log, ngx_errno,
-                      "keel: \"%s/revision\" cannot be written, workers notice revision %uL of the "
-                      "holds within a second",
-                      writer.directory.c_str(), writer.set.revision);
-    }
-    return {};
+    post(writer, true);
+    return done;
 }
 
 // A file that is not to be trusted goes out of the way; what it should have said is written again
@@ -89,6 +99,10 @@ void replace_bad_file(Writer& writer, const Error& why) {
                   "keel: the file of holds was set aside as \"%s\": %s; %uz holds are in force",
                   aside.c_str(), why.text.c_str(), writer.set.holds.size());
     const std::size_t known = writer.set.holds.size();
+    // Nobody knows how far the file was: no revision that somebody has read may come again.
+    if (writer.set.revision == 0) {
+        writer.set.revision = static_cast<std::uint64_t>(wall_millis() / 1000);
+    }
     if (write(writer, writer.set)) {
         writer.control.set_problem("set aside as " + aside + ": " + why.text + "; " +
                                    std::to_string(known) + " holds were known and stay");
@@ -96,39 +110,39 @@ void replace_bad_file(Writer& writer, const Error& why) {
 }
 
 // What a look at the file found.
-enum class Look : std::uint8_t {
-    fine,
-    to_repair,   // which needs the lock
-    unreadable,  // what it says is not known, so nothing may be written over it
-};
+enum class Look : std::uint8_t { fine, unreadable };
 
-// Takes over what the file says now.
-Look refresh(Writer& writer, bool locked) {
-    const FileStamp stamp = FileStamp::of(writer.directory + "/holds");
-    const bool same = writer.read && stamp == writer.stamp;
-    if (same && writer.word.load() == writer.set.revision) return Look::fine;
-    if (!same) {
-        Expected<HoldRead> read = read_holds(writer.directory);
-        if (!read && read.error().code != "bad-holds") {
-            complain(writer, read.error().text);
-            return Look::unreadable;
-        }
-        if (!read) {
-            if (!locked) return Look::to_repair;
-            replace_bad_file(writer, read.error());
-            return Look::fine;
-        }
-        // A file that is gone was taken away by somebody who wants no holds.
-        const std::uint64_t revision = std::max(writer.set.revision, writer.word.load());
-        writer.control.set_problem("");
-        writer.set = read->set ? *std::move(read->set) : HoldSet{revision, {}};
-        writer.stamp = read->stamp;
-        writer.read = true;
+bool is_fine(const Writer& writer) noexcept {
+    return writer.read && writer.posted == writer.board.number() &&
+           FileStamp::of(writer.directory + "/holds") == writer.stamp;
+}
+
+// What it says is not known, so what was known stays, and nothing may be written over it.
+Look give_up(Writer& writer, const std::string& why) {
+    writer.read = false;
+    complain(writer, why);
+    post(writer, false);
+    return Look::unreadable;
+}
+
+// Takes over what the file says now. `may_write`: the lock is held; else nobody can have it.
+Look refresh(Writer& writer, bool may_write) {
+    if (is_fine(writer)) return Look::fine;
+    Expected<HoldRead> read = read_holds(writer.directory);
+    if (!read && (!may_write || read.error().code != "bad-holds")) {
+        return give_up(writer, read.error().text);
     }
-    if (writer.word.is_open() && writer.word.load() != writer.set.revision) {
-        if (!locked) return Look::to_repair;
-        (void)writer.word.store(writer.directory, writer.set.revision);
+    if (!read) {
+        writer.read = false;
+        replace_bad_file(writer, read.error());
+        return writer.read ? Look::fine : give_up(writer, writer.control.problem());
     }
+    // A file that is gone was taken away by somebody who wants no holds.
+    if (!writer.read || read->stamp != writer.stamp) writer.control.set_problem("");
+    writer.set = read->set ? *std::move(read->set) : HoldSet{writer.set.revision, {}};
+    writer.stamp = read->stamp;
+    writer.read = true;
+    post(writer, true);
     return Look::fine;
 }
 
@@ -197,7 +211,8 @@ void lift_expired(Writer& writer) {
     const Time at = now();
     for (const Hold& hold : writer.set.holds)
         (hold.applies(at) ? left.holds : over).push_back(hold);
-    if (over.empty() || !write(writer, std::move(left))) return;
+    if (over.empty()) return;
+    if (const auto done = write(writer, std::move(left)); !done && !is_there(done)) return;
     for (const Hold& hold : over) {
         tell(writer, hold, HoldNews::lifted);
         const std::string tag = hold.tag.to_string();
@@ -266,7 +281,14 @@ HoldVerdict fulfil(Writer& writer, const HoldWish& wish, bool again) {
         return refused(writer, NGX_HTTP_CONFLICT, "too-many-holds",
                        "there are 256 holds, which is the most; lift one first");
     }
-    if (Expected<void> written = write(writer, std::move(next)); !written) {
+    const Expected<void> written = write(writer, std::move(next));
+    if (is_there(written)) {
+        log_write(wish, hold, writer.set.revision);
+        tell(writer, hold, wish.remove ? HoldNews::lifted : HoldNews::set);
+        return refused(writer, NGX_HTTP_INSUFFICIENT_STORAGE, "not-durable",
+                       written.error().text + ": it is in force, and may be lost by a power cut");
+    }
+    if (!written) {
         return refused(writer, NGX_HTTP_INSUFFICIENT_STORAGE, "not-written", written.error().text);
     }
     log_write(wish, hold, writer.set.revision);
@@ -299,10 +321,7 @@ ngx_msec_t refuse_all(Writer& writer, const std::string& why) {
 
 // The delay until the next one.
 ngx_msec_t pass(Writer& writer) {
-    if (!writer.word.is_current(writer.directory)) (void)writer.word.open(writer.directory);
-    const Look look = refresh(writer, false);
-    if (look == Look::unreadable) return refuse_all(writer, kUnreadable);
-    if (look == Look::fine && !has_expired(writer) && !writer.control.has_mail()) {
+    if (is_fine(writer) && !has_expired(writer) && !writer.control.has_mail()) {
         tell_all(writer);
         return kPass;
     }
@@ -311,6 +330,11 @@ ngx_msec_t pass(Writer& writer) {
     if (lock.state() == HoldLock::State::failed) {
         const std::string why =
             "cannot lock " + writer.directory + "/lock: " + std::strerror(lock.error());
+        const bool fine = refresh(writer, false) == Look::fine;
+        if (fine && !has_expired(writer) && !writer.control.has_mail()) {
+            tell_all(writer);
+            return kPass;
+        }
         complain(writer, why);
         return refuse_all(writer, why);
     }
@@ -338,7 +362,7 @@ void on_timer(ngx_event_t*) noexcept {
 }  // namespace
 
 void start_hold_writer(MainConf& conf) noexcept {
-    if (conf.state == nullptr) return;
+    if (conf.board == nullptr) return;
     try {
         running = new Writer(conf);
     } catch (const std::exception& error) {

@@ -16,95 +16,39 @@ namespace {
 
 constexpr std::string_view kPrefix = "/v2/";
 constexpr std::string_view kInfix = "/manifests/";
-// How long a change may go unnoticed that the revision word does not tell of: a file put there by
-// hand, or a word that could not be written.
-constexpr ngx_msec_t kLook = 1'000;
-
-const FileStamp kNoFile{-1UL, 0, 0, 0};  // of none that there is
-
 // What this process follows. One per process, made at the first look.
 struct Follower {
     const MainConf* conf = nullptr;
-    std::string directory;
-    RevisionWord word;
-    std::uint64_t seen = 0;  // the word when the copy was made
-    ngx_msec_t look_at = 0;  // the next look at the files themselves
-    FileStamp stamp;         // of the file that the copy, or the problem, is of
+    std::uint64_t seen = 0;  // number of the posting that the copy is of
     HoldCopy copy;
-    LogGate gate;
 };
 
 // --- the copy ---
 
-void take(Follower& follower, HoldRead read) {
+HoldCopy copy_of(const MainConf& conf, Posting posting) {
     HoldCopy copy;
-    if (read.set) {
-        copy.set = *std::move(read.set);
-    } else {
-        copy.set.revision = follower.seen;
-    }
+    copy.set = std::move(posting.set);
+    copy.readable = posting.readable;
     for (const Hold& hold : copy.set.holds)
         copy.keys.push_back(hold_key(hold));
     std::vector<std::uint64_t> in_use = copy.keys;
     std::sort(in_use.begin(), in_use.end());
-    Control control = control_of(*follower.conf);
+    Control control = control_of(conf);
     for (const std::uint64_t key : copy.keys)
         copy.slots.push_back(control.claim(key, in_use));
-    follower.copy = std::move(copy);
-    follower.stamp = read.stamp;
-}
-
-// A file that cannot be read or trusted changes nothing: what was held stays held.
-void refuse(Follower& follower, const Error& why) {
-    // Content that is not to be trusted is read again when it is other content; what could not be
-    // read at all, at the next look.
-    follower.stamp =
-        why.code == "bad-holds" ? FileStamp::of(follower.directory + "/holds") : kNoFile;
-    follower.copy.problem = follower.directory + "/holds: " + why.text;
-    if (!follower.gate.open()) return;
-    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
-                  "keel: the file of holds \"%s/holds\" is not used: %s; %uz holds of revision %uL "
-                  "stay in force",
-                  follower.directory.c_str(), why.text.c_str(), follower.copy.set.holds.size(),
-                  follower.copy.set.revision);
-}
-
-void read_again(Follower& follower) {
-    follower.seen = follower.word.load();  // before the file, which is replaced before the word
-    Expected<HoldRead> read = read_holds(follower.directory);
-    if (read) {
-        take(follower, *std::move(read));
-    } else {
-        refuse(follower, read.error());
-    }
+    return copy;
 }
 
 void follow(Follower& follower, const MainConf& conf) {
-    if (follower.conf != &conf) {
-        follower.conf = &conf;
-        follower.directory = view(conf.state->name);
-        follower.word.close();
-        follower.copy = HoldCopy{};
-        follower.stamp = kNoFile;
-    }
-    follower.look_at = ngx_current_msec + kLook;
-    if (!follower.word.is_current(follower.directory)) {
-        if (!follower.word.open(follower.directory) && follower.gate.open()) {
-            ngx_log_error(
-                NGX_LOG_WARN, ngx_cycle->log, ngx_errno,
-                "keel: \"%s/revision\" cannot be mapped, holds are noticed within a second",
-                follower.directory.c_str());
-        }
-    }
-    if (follower.word.load() != follower.seen ||
-        FileStamp::of(follower.directory + "/holds") != follower.stamp) {
-        read_again(follower);
-    }
+    std::optional<Posting> posting = conf.board->read();
+    if (!posting) return;  // it is being written all the time: the next request looks again
+    follower.seen = posting->number;
+    follower.copy = copy_of(conf, *std::move(posting));
+    follower.conf = &conf;
 }
 
 bool up_to_date(const Follower& follower, const MainConf& conf) noexcept {
-    return follower.conf == &conf && follower.word.load() == follower.seen &&
-           static_cast<ngx_msec_int_t>(ngx_current_msec - follower.look_at) < 0;
+    return follower.conf == &conf && conf.board->number() == follower.seen;
 }
 
 // --- a request ---
@@ -198,10 +142,32 @@ void add_header(ngx_http_request_t* r, const HeldRequest& held) noexcept {
 
 }  // namespace
 
+void open_holds(MainConf& conf) noexcept {
+    if (conf.state == nullptr) return;
+    try {
+        const std::string directory{view(conf.state->name)};
+        conf.board = HoldBoard::open(directory);
+        if (conf.board == nullptr) {
+            ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, ngx_errno,
+                          "keel: no memory for the holds of \"%s\": none are in force",
+                          directory.c_str());
+            return;
+        }
+        if (conf.board->number() != 0) return;
+        // The helper says what is wrong with a file, and mends it.
+        Expected<HoldRead> read = read_holds(directory);
+        HoldSet set = read && read->set ? *std::move(read->set) : HoldSet{};
+        conf.board->post(set, read.has_value() || read.error().code == "bad-holds");
+    } catch (const std::exception& error) {
+        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: holds are not known: %s",
+                      error.what());
+    }
+}
+
 const HoldCopy& current_holds(const MainConf& conf) noexcept {
     static const HoldCopy none;
     static Follower* follower = nullptr;  // lives as long as the process
-    if (conf.state == nullptr) return none;
+    if (conf.board == nullptr) return none;
     try {
         if (follower == nullptr) follower = new Follower;
         if (!up_to_date(*follower, conf)) follow(*follower, conf);

@@ -1,5 +1,5 @@
-// Holds on the pull path: which tag is answered with which digest, from a private copy of the
-// truth in DIR/holds, and how the answers turn out.
+// Holds on the pull path: which tag is answered with which digest, from a private copy of what the
+// helper has read in DIR/holds, and how the answers turn out.
 #pragma once
 
 #include <cstdint>
@@ -27,15 +27,19 @@ struct HoldCopy {
     HoldSet set;
     std::vector<std::uint64_t> keys;  // hold_key() of each
     std::vector<int> slots;           // of their tallies
-    std::string problem;              // why the file could not be read; empty: it could
+    bool readable = true;             // false: the file could not be read, this was known before
 };
 
-// The copy, brought up to date first when the truth has changed: one load where it has not. Empty
-// without a state directory. Any process.
+// The copy, brought up to date first when the helper has posted other ones: one load where it has
+// not. Empty without a state directory. Any process.
 [[nodiscard]] const HoldCopy& current_holds(const MainConf& conf) noexcept;
 
 struct AnswerHeaders;
 struct TagRequest;
+
+// In the master, once per configuration: makes the board and posts what the file says, so that the
+// first request knows it. Says itself what is wrong.
+void open_holds(MainConf& conf) noexcept;
 
 // PREACCESS's part: leads a request for a held tag to the held digest. Only where the location
 // answers holds.

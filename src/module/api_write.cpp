@@ -257,6 +257,18 @@ bool loses_platforms(Table table, const Tag& tag, const HoldWrite& write) noexce
     return kinds.current == ManifestKind::index && asked == ManifestKind::image && !write.force;
 }
 
+// Nobody asks for the tag of a registry that has no name here: it was misspelt, most likely.
+std::optional<Error> unknown_registry(const MainConf& conf, const Tag& tag) {
+    std::string known;
+    for (ngx_uint_t i = 0; conf.registries != nullptr && i < conf.registries->nelts; ++i) {
+        const std::string_view name = view(static_cast<ngx_str_t*>(conf.registries->elts)[i]);
+        if (name == tag.registry) return std::nullopt;
+        known.append(known.empty() ? "" : ", ").append(name);
+    }
+    return Error{"bad-tag", "no keel_registry is called " + tag.registry + " here, there is " +
+                                (known.empty() ? "none" : known)};
+}
+
 // Fills the wish, or says what is wrong with it.
 std::optional<Reply> prepare_hold(ngx_http_request_t* r, const ApiPath& path,
                                   const std::string& author, std::string_view body,
@@ -271,6 +283,9 @@ std::optional<Reply> prepare_hold(ngx_http_request_t* r, const ApiPath& path,
     if (write->until && *write->until <= now) {
         return fault(NGX_HTTP_BAD_REQUEST,
                      {"over", "until lies in the past; it is " + format_time(now) + " here"});
+    }
+    if (const auto unknown = unknown_registry(*main_conf(r), path.tag)) {
+        return fault(NGX_HTTP_BAD_REQUEST, *unknown);
     }
     if (is_signature_tag(path.tag.name)) {
         return fault(NGX_HTTP_BAD_REQUEST,

@@ -402,6 +402,11 @@ char* set_registry(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     }
     if (!registry->fixed) registry->names = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
     if (!registry->fixed && registry->names == nullptr) return conf_error();
+    auto& main = *static_cast<MainConf*>(ngx_http_conf_get_module_main_conf(cf, ngx_keel_module));
+    if (main.registries == nullptr) {
+        main.registries = ngx_array_create(cf->pool, 8, sizeof(ngx_str_t));
+    }
+    if (main.registries == nullptr) return conf_error();
     std::string_view rest = registry->fixed ? view(shown) : names;
     for (;;) {
         const std::size_t comma = registry->fixed ? std::string_view::npos : rest.find(',');
@@ -420,6 +425,9 @@ char* set_registry(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
                                "Docker Hub's name in \"keel_registry\" is docker.io");
             return conf_error();
         }
+        auto* known = static_cast<ngx_str_t*>(ngx_array_push(main.registries));
+        if (known == nullptr) return conf_error();
+        *known = ngx_text(name);
         if (registry->fixed) break;
         auto* slot = static_cast<ngx_str_t*>(ngx_array_push(registry->names));
         if (slot == nullptr) return conf_error();
@@ -428,8 +436,6 @@ char* set_registry(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
         rest = rest.substr(comma + 1);
     }
     location.registry = registry;
-    static_cast<MainConf*>(ngx_http_conf_get_module_main_conf(cf, ngx_keel_module))
-        ->names_registry = true;
     return conf_ok();
 }
 
@@ -595,12 +601,12 @@ ngx_int_t check_conf(ngx_conf_t* cf, MainConf& conf) noexcept {
                             conf.api_place.file.data != nullptr;
         return needed ? NGX_ERROR : NGX_OK;
     }
-    if (conf.observes && !conf.names_registry) {
+    if (conf.observes && conf.registries == nullptr) {
         missing(cf, "keel on", conf.observe_place,
                 "\"keel_registry\": what the cache's upstream is called");
         return NGX_ERROR;
     }
-    if (conf.holds && (!conf.names_registry || conf.state == nullptr)) {
+    if (conf.holds && (conf.registries == nullptr || conf.state == nullptr)) {
         missing(cf, "keel_hold on", conf.hold_place,
                 conf.state == nullptr ? "a state directory: \"keel_zone\" says state=off"
                                       : "\"keel_registry\": what the cache's upstream is called");

@@ -49,7 +49,7 @@ struct MainConf {
     ngx_str_t publisher;      // path of the shared object with libcurl, empty without companions
     bool observes;            // `keel on` stands somewhere
     bool holds;               // `keel_hold on` stands somewhere
-    bool names_registry;      // `keel_registry` stands somewhere
+    ngx_array_t* registries;  // of ngx_str_t: all that `keel_registry` names, or null
     Place zone_place;
     Place observe_place;
     Place hold_place;

@@ -181,6 +181,7 @@ const HoldCopy& current_holds(const MainConf& conf) noexcept {
 void apply_hold(ngx_http_request_t* r, TagRequest& request) noexcept {
     const LocationConf& conf = *location_conf(r);
     if (!holds_here(conf)) return;
+    request.hold_sought = true;
     const HoldCopy& copy = current_holds(*main_conf(r));
     if (copy.set.holds.empty()) return;
     const std::string_view registry = registry_name(r, *conf.registry);

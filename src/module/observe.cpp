@@ -258,6 +258,16 @@ void record(ngx_http_request_t* r, TagRequest& request, const Answer& answer,
     if (outcome.queued) wake_helper();
 }
 
+// `try_files` and `error_page` may lead from a location that has no part in holds to one that
+// answers them. Only while the path is still what the client asked for.
+void look_again(ngx_http_request_t* r, TagRequest& request) noexcept {
+    if (request.hold_sought) return;
+    const std::optional<ManifestPath> path = split_manifest_path(view(r->uri));
+    if (path && path->repository == request.repository() && path->reference == request.name()) {
+        apply_hold(r, request);
+    }
+}
+
 }  // namespace
 
 bool accepts_all_types(ngx_http_request_t* r) noexcept {
@@ -306,7 +316,10 @@ ngx_int_t parse_request(ngx_http_request_t* r) noexcept {
     if (r != r->main || !(r->method & (NGX_HTTP_GET | NGX_HTTP_HEAD))) return NGX_DECLINED;
     // The first look counts. `rewrite`, and `error_page` before any handler, make a request
     // internal that nobody has looked at.
-    if (r->internal && find_marker(r) != nullptr) return NGX_DECLINED;
+    if (TagRequest* seen = r->internal ? find_marker(r) : nullptr) {
+        look_again(r, *seen);
+        return NGX_DECLINED;
+    }
     const std::optional<ManifestPath> path =
         split_manifest_path(keeps_slashes(r) ? with_merged_slashes(r) : view(r->uri));
     if (!path || is_signature_tag(path->reference)) return NGX_DECLINED;

@@ -32,7 +32,8 @@ struct TagRequest {
     std::uint8_t registry_size = 0;
     std::uint8_t digest_size = 0;
     Change change = Change::none;
-    bool no_tag = false;  // it was looked at, and is none
+    bool no_tag = false;       // it was looked at, and is none
+    bool hold_sought = false;  // it came to a location that answers holds
 
     [[nodiscard]] std::string_view repository() const noexcept { return {path, repository_size}; }
     [[nodiscard]] std::string_view name() const noexcept {

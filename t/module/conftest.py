@@ -24,8 +24,8 @@ _count = itertools.count(1)
 
 # What every supported nginx has to pass (t/versions); not what tells nginx's processes by their titles, because those of an nginx
 # that another loader starts have none.
-SMOKE = {"test_api.py", "test_api_writes.py", "test_observation.py", "test_shipped.py", "test_transparency.py", "test_verify.py"}
-PROCESSES = re.compile("helper|worker_killed")
+SMOKE = {"test_api.py", "test_api_writes.py", "test_holds.py", "test_observation.py", "test_shipped.py", "test_transparency.py", "test_verify.py"}
+PROCESSES = re.compile("helper|worker_killed|are_killed|need_neither|not_promise|upgrade|bad_file|cannot_be_read")
 
 
 def pytest_collection_modifyitems(items):

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pwd
+import re
 import signal
 import socket
 import tempfile
@@ -112,6 +113,20 @@ def test_survives_restart_and_reload(cache, faulty, secrets):
     nginx.stop()
     nginx.start().wait_ready()
     assert nginx.holds() == (2, {})
+
+
+def test_registry_that_has_no_name_here_is_refused_with_those_that_have(cache, faulty, secrets):
+    nginx = cache(faulty.port, api=secrets, http="map $arg_ns $name { default docker.io; }",
+                  observe=f"keel on; keel_registry {REGISTRY}; location /x/ {{ keel_registry $name names=docker.io,quay.io; }}")  # fmt: skip
+    for tag in ("library/redis:8", "ghcr.io/a/b:1"):
+        status, answer, _ = nginx.call("PUT", f"holds/{tag}", {"digest": A}, revision=0)
+        assert (status, code(answer)) == (400, "bad-tag")
+        assert re.search(rf"no keel_registry is called {tag.split('/')[0]} here, there is .*{REGISTRY}, docker.io, quay.io", answer["error"]["text"])
+    assert nginx.hold("docker.io/library/redis:8", A) and nginx.hold("quay.io/a/b:1", A)
+    # One that was set when it had a name can be lifted.
+    nginx.config.write_text(nginx.config.read_text().replace("names=docker.io,quay.io", "names=docker.io"))
+    nginx.reload()
+    nginx.release("quay.io/a/b:1")
 
 
 # --- preconditions ---

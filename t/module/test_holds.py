@@ -95,7 +95,8 @@ def test_only_this_tag_of_this_repository_of_this_registry(nginx, faulty):
     other = digest_of("another")
     _, headers, _ = ask(nginx, f"/v2/app/manifests/{other}")
     assert (headers["Docker-Content-Digest"], mark(headers)) == (other, None)
-    nginx.hold(f"elsewhere.example/app:latest", other)
+    put(nginx, file_of(2, [entry(other, "elsewhere.example/app:latest"), entry()]))
+    wait_for("followed", lambda: nginx.holds()[0] == 2)
     assert ask(nginx)[1]["Docker-Content-Digest"] == HELD
 
 
@@ -299,6 +300,48 @@ def test_early_redirects_are_held_too(cache, faulty, secret, lines):
     nginx.hold(TAG, HELD)
     _, headers, _ = ask(nginx)
     assert (headers["Docker-Content-Digest"], mark(headers)) == (HELD, [HELD])
+
+
+@pytest.mark.parametrize("lines", ["try_files /none @here;", "error_page 418 = @here; return 418;", "error_page 502 = @here; proxy_pass http://127.0.0.1:1;",
+                                   "error_page 403 = @here; deny all;"])
+def test_first_location_that_answers_holds_decides(cache, faulty, secret, lines):
+    """Not the one before it, which has no part in them."""
+    manifests(faulty, latest=NOW)
+    port = free_port()
+    http = f"""server {{ listen 127.0.0.1:{port}; location / {{ {lines} }}
+        location @here {{ keel on; keel_registry {REGISTRY}; proxy_pass http://registry; }} }}"""
+    nginx = cache(faulty.port, api=secret, http=http)
+    nginx.hold(TAG, HELD)
+    _, headers, _ = get(port, "/v2/app/manifests/latest", "GET", [("Accept", ACCEPT)])
+    assert (headers["Docker-Content-Digest"], mark(headers)) == (HELD, [HELD])
+    assert nginx.tags() == {} and nginx.holds()[1][TAG]["answers"] == "1"
+
+
+@pytest.mark.parametrize("lines", ["auth_request /auth;", "mirror /mirror;", "slice 16; proxy_set_header Range $slice_range;"])
+def test_subrequests_take_nothing_from_a_hold(cache, faulty, secret, lines):
+    """auth_request, mirror and slice ask beside the client's request: the answer is held all the same, and counted once."""
+    manifests(faulty, latest=NOW)
+    server = "location /auth { internal; return 204; } location /mirror { internal; proxy_pass http://registry$request_uri; }"
+    nginx = cache(faulty.port, api=secret, server=server, location=lines)
+    nginx.hold(TAG, HELD)
+    for method in ("GET", "HEAD"):
+        _, headers, _ = ask(nginx, method=method)
+        assert (headers["Docker-Content-Digest"], mark(headers)) == (HELD, [HELD])
+    hold = nginx.holds()[1][TAG]
+    assert (hold["answers"], hold["ineffective"], nginx.tags()) == ("2", "0", {})
+
+
+def test_path_of_named_captures_is_ineffective_and_counted(cache, faulty, secret):
+    """What the location's expression has captured is what the client wrote."""
+    manifests(faulty, latest=NOW)
+    port = free_port()
+    http = f"""server {{ listen 127.0.0.1:{port}; keel on; keel_registry {REGISTRY};
+        location ~ ^/v2/(?<repository>.+)/manifests/(?<reference>.+)$ {{ proxy_pass http://registry/v2/$repository/manifests/$reference; }} }}"""
+    nginx = cache(faulty.port, api=secret, http=http)
+    nginx.hold(TAG, HELD)
+    _, headers, _ = get(port, "/v2/app/manifests/latest", "GET", [("Accept", ACCEPT)])
+    assert (headers["Docker-Content-Digest"], mark(headers)) == (NOW, None)
+    assert nginx.holds()[1][TAG]["ineffective"] == "1"
 
 
 @pytest.mark.parametrize("status", [404, 500, 502, 503])

@@ -149,6 +149,28 @@ def test_e3_worker_killed_while_it_holds_the_lock(dying, faulty, receiver, tmp_p
     wait_for("the receiver", lambda: name("latest") in receiver.state())
 
 
+def test_e3_worker_killed_while_it_holds_the_lock_of_the_writes(dying, faulty, tmp_path):
+    """In the middle of asking the helper for a hold: nothing is held by it, and the next write is taken at once."""
+    socket = tmp_path / "api.sock"
+    nginx = dying(socket=socket)
+    nginx.allowed += [r"shared memory zone \"ngx_keel_control\" was locked by \d+"]
+    answers_any(faulty)
+    source = (pathlib.Path(__file__).resolve().parents[2] / "src/module/control.cpp").read_text().splitlines()
+    [line] = [number for number, text in enumerate(source, 1) if "mail.number = ++layout.next_number" in text]
+    victim, tag = nginx.workers_now()[0], name("latest")
+
+    def put(revision):
+        return nginx.call("PUT", f"holds/{tag}", {"digest": digest_of("held")}, key=None, socket=socket, revision=revision)
+
+    killed_at(victim, f"control.cpp:{line}", tmp_path, Puller(nginx, lambda i: put(99)))
+    wait_for("another worker", lambda: len(nginx.workers_now()) == 2 and victim not in nginx.workers_now())
+    assert 'zone "ngx_keel_control" was locked by' in nginx.errors()
+    assert nginx.holds() == (0, {})
+    for _ in range(10):
+        assert put(99)[0] == 412
+    assert put(0)[0] == 200 and {nginx.pull("app", "latest").digest for _ in range(10)} == {digest_of("/v2/app/manifests/" + digest_of("held"))}
+
+
 @pytest.mark.parametrize("function, holds", [("ngx_rbtree_next", True), ("fsync", False)])
 def test_e3_helper_killed_at_its_work(dying, faulty, receiver, tmp_path, function, holds):
     """With the lock in its hand, or with a snapshot half on the disk: there is a whole one at any time, and the next helper goes on."""
@@ -377,6 +399,44 @@ def test_e3_clock_that_jumps_delays_no_pull_and_loses_nothing(tmp_path, faulty, 
         faulty.tags(pending=digest_of("newer"))
         assert nginx.pull("app", "pending").status == 200
         receiver.wait(name("pending"), digest_of("newer"))
+        assert not nginx.complaints()
+
+
+@pytest.mark.skipif("KEEL_SANITIZED" in os.environ, reason="AddressSanitizer and libfaketime do not start together")
+@pytest.mark.parametrize("shift", [-DAY, DAY], ids=["back", "forward"])
+def test_e3_holds_end_by_the_clock_that_there_is(tmp_path, faulty, shift):
+    """One without an end stays; one with an end is over from then on, and does not come back when the clock does."""
+    socket = tmp_path / "api.sock"
+    with Shifted(tmp_path / "nginx", faulty.port, socket=socket) as nginx:
+        answers_any(faulty)
+
+        def put(tag, **body):
+            status, answer, _ = nginx.call("PUT", f"holds/{name(tag)}", {"digest": digest_of("held"), **body}, key=None, socket=socket,
+                                           revision=nginx.holds()[0])  # fmt: skip
+            assert status == 200, answer
+
+        def held(*tags):
+            by_digest = digest_of(f"/v2/app/manifests/{digest_of('held')}")
+            seen = {tag for tag in ("ends", "stays", "late") if nginx.pull("app", tag).digest == by_digest}
+            return seen == set(tags) and set(nginx.holds()[1]) == {name(tag) for tag in tags}
+
+        end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+        put("ends", until=end)
+        put("stays")
+        assert held("ends", "stays")
+        nginx.set_clock(shift)
+        wait_for("the jump", lambda: abs(nginx.clock() - time.time() - shift) < 5)
+        left = ("ends", "stays") if shift < 0 else ("stays",)
+        wait_for("what is left", lambda: held(*left))
+        if shift > 0:
+            wait_for("lifted", lambda: nginx.holds()[0] == 3)
+        put("late")
+        assert held(*left, "late")
+        nginx.restart()
+        assert held(*left, "late")
+        nginx.set_clock(0)
+        wait_for("the jump", lambda: abs(nginx.clock() - time.time()) < 5)
+        wait_for("the same", lambda: held(*left, "late"))
         assert not nginx.complaints()
 
 

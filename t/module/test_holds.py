@@ -2,6 +2,8 @@
 for a change. Setting and lifting is in test_api_writes.py."""
 
 import hashlib
+import http.client
+import itertools
 import json
 import os
 import re
@@ -652,11 +654,31 @@ class Traffic:
 
 
 def test_e3_same_holds_over_reloads(nginx):
+    """A hold is set between reloads and, from a thread of its own, in the middle of them; KEEL_HOLD_RELOADS says how many."""
+    other, stop, failed = f"{REGISTRY}/app:other", threading.Event(), []
+
+    def write():
+        for i in itertools.count():
+            if stop.is_set():
+                return
+            try:
+                nginx.hold(other, digest_of(f"other {i}"))
+                if (held := nginx.holds()[1][other]["digest"]) != digest_of(f"other {i}"):
+                    failed.append((i, held))
+            except (OSError, http.client.HTTPException):
+                pass  # the connection's worker was told to go
+
+    writer = threading.Thread(target=write)
     with Traffic(nginx.port) as traffic:
-        for i in range(6):
-            traffic.set(nginx, digest_of(f"generation {i}"))
-            nginx.reload()
-    assert traffic.bad == []
+        writer.start()
+        try:
+            for i in range(int(os.environ.get("KEEL_HOLD_RELOADS", 20))):
+                traffic.set(nginx, digest_of(f"generation {i}"))
+                nginx.reload()
+        finally:
+            stop.set()
+            writer.join()
+    assert traffic.bad == [] and failed == []
 
 
 def test_e3_same_holds_while_helper_and_workers_are_killed(nginx):

@@ -202,13 +202,13 @@ def descriptors(nginx):
 def test_reloads_leave_nothing_behind(cache, faulty, receiver):
     nginx = cache(faulty.port, companion=receiver.url)
     nginx.reload()  # the second configuration closes what the first had opened
-    wait_for("the helper", nginx.helper)
-    before, processes = max(descriptors(nginx).values()), len(nginx.children())
+    wait_for("two workers and the helper", lambda: len(nginx.children()) == 3)
+    before = max(descriptors(nginx).values())
     for generation in range(20):
         nginx.reload()
         expected = move(nginx, faulty, generation)
         wait_for("everything", lambda: knows(receiver, expected))
-    wait_for("processes as before", lambda: len(nginx.children()) == processes)
+    wait_for("processes as before", lambda: len(nginx.children()) == 3)
     assert max(descriptors(nginx).values()) <= before + 2  # a connection to the receiver, one to the upstream
     assert max(descriptors(nginx).values()) < 40
 

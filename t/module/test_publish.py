@@ -143,6 +143,28 @@ def test_e3_receiver_that_is_down_gets_everything_later(cache, faulty):
         receiver.stop()
 
 
+def test_e3_receiver_that_is_replaced_after_a_long_time_is_not_stormed(cache, faulty):
+    """It gets every tag once, in as few batches as there can be, however often it was tried before."""
+    gone, names = Receiver(), [f"t{i}" for i in range(450)]
+    gone.port = free_port()
+    nginx = cache(faulty.port, companion=gone.url)
+    for turn in range(3):
+        faulty.tags(**{tag: digest_of(f"{tag} {turn}") for tag in names})
+        for tag in names:
+            assert nginx.pull("app", tag).status == 200
+    wait_for("some failures", lambda: int(nginx.api("status")[1]["companions"][0]["failures"]) >= 3)
+    another = Receiver()
+    another.port = gone.port
+    another.start()
+    try:
+        wait_for("everything", lambda: knows(another, {f"{REGISTRY}/app:{tag}": digest_of(f"{tag} 2") for tag in names}), 60)
+        wait_for("acknowledged", lambda: nginx.api("status")[1]["companions"][0]["acked"] == nginx.api("status")[1]["seq"])
+        assert len(another.events()) == len(names)  # the latest of each, once
+        assert len(another.attempts) <= 10, [len(batch) for batch in another.batches()]
+    finally:
+        another.stop()
+
+
 def test_e3_receiver_that_hangs_and_comes_back_gets_everything(cache, faulty, receiver):
     """An attempt is given up after ten seconds, without anybody's help."""
     receiver.behaviour = "hang"

@@ -133,7 +133,7 @@ void Planner::consider(const WorkloadKey& key) {
     }
     // While a rollout is under way its pods are still the old ones, and that is no news.
     const std::optional<RolloutRow> rollout = parts_.rollouts->active(key);
-    if (!rollout || rollout->state == "waiting" || verdict.verdict != Verdict::roll) {
+    if (!rollout || rollout->state == "waiting") {
         log_decision(key, *entry, verdict);
     }
     // No write changes what a CronJob's pods run: they are not read for it.

@@ -348,14 +348,6 @@ INSTANTIATE_TEST_SUITE_P(
                  w.app().volume = true;
              },
              Reason::at_next_start},
-        Case{"R1_AnImageVolumeBesideAContainerThatMoved",
-             [](World& w) {
-                 Container volume = w.app();
-                 volume.name = "volume/app";
-                 volume.volume = true;
-                 w.workload.containers.push_back(volume);
-             },
-             Reason::digest_moved},
         Case{"CronJob", [](World& w) { w.workload.key.kind = WorkloadKind::cron_job; },
              Reason::at_next_run},
         Case{"R1_CronJobThatDoesNotPull",
@@ -576,6 +568,21 @@ TEST(JudgeSiblings, AWorkloadWithoutContainersSaysSo) {
     const WorkloadVerdict verdict = world.judge();
     EXPECT_EQ(verdict.verdict, Verdict::ignore);
     EXPECT_FALSE(verdict.sentence.empty());
+}
+
+// What pods have of it is not known, and that keeps nothing else from being rolled out.
+TEST(Judge, R1_AnImageVolumeStandsBesideAContainerThatMoved) {
+    World world;
+    Container volume = world.app();
+    volume.name = "volume/app";
+    volume.volume = true;
+    world.workload.containers.push_back(volume);
+    const WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(verdict.reason, Reason::digest_moved);
+    ASSERT_EQ(verdict.containers.size(), 2U);
+    EXPECT_EQ(verdict.containers[1].reason, Reason::at_next_start);
+    ASSERT_EQ(verdict.targets.size(), 1U);
+    EXPECT_EQ(verdict.targets[0].container, "app");
 }
 
 // Every code has its name and its kind: what the API prints and people's tools match.

@@ -32,16 +32,20 @@ std::optional<std::string> decode_base64(std::string_view text) {
     if (length < 0) {
         return std::nullopt;
     }
-    std::string again(text.size() + 1, '\0');  // EVP_EncodeBlock ends with a NUL
     bytes.resize(static_cast<std::size_t>(length) - padding);
-    EVP_EncodeBlock(reinterpret_cast<unsigned char*>(again.data()),
-                    reinterpret_cast<const unsigned char*>(bytes.data()),
-                    static_cast<int>(bytes.size()));
-    again.pop_back();
-    if (again != text) {
+    if (encode_base64(bytes) != text) {
         return std::nullopt;
     }
     return bytes;
+}
+
+std::string encode_base64(std::string_view bytes) {
+    std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');  // EVP_EncodeBlock ends with a NUL
+    EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                    reinterpret_cast<const unsigned char*>(bytes.data()),
+                    static_cast<int>(bytes.size()));
+    text.pop_back();
+    return text;
 }
 
 }  // namespace keel

@@ -1,11 +1,11 @@
 #include "keeld/cluster/credentials.h"
 
-#include <openssl/evp.h>
-
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <fstream>
 #include <iterator>
+
+#include "core/base64.h"
 
 namespace keel {
 namespace {
@@ -19,15 +19,6 @@ std::string file_text(const std::string& path) {
     std::ifstream file{path};
     if (!file) return {};
     return {std::istreambuf_iterator<char>{file}, {}};
-}
-
-std::string base64(const std::string& bytes) {
-    std::string text((bytes.size() + 2) / 3 * 4 + 1, '\0');
-    const int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
-                                       reinterpret_cast<const unsigned char*>(bytes.data()),
-                                       static_cast<int>(bytes.size()));
-    text.resize(static_cast<std::size_t>(length));
-    return text;
 }
 
 // Replaces `text` by the file's content, or keeps it where there is nothing to be read now.
@@ -146,7 +137,7 @@ void Credentials::compose() {
     if (!token.empty()) {
         authorization = "Bearer " + token;
     } else if (!access_.username.empty()) {
-        authorization = "Basic " + base64(access_.username + ":" + access_.password);
+        authorization = "Basic " + encode_base64(access_.username + ":" + access_.password);
     }
     // The same object as long as nothing changed, so that credentials can be compared.
     const bool same = current_ && *current_->tls == tls;

@@ -99,6 +99,7 @@ std::vector<Challenge> parse_challenges(std::string_view header) {
             if (is(name, "realm")) challenge.realm = std::move(text);
             if (is(name, "service")) challenge.service = std::move(text);
             if (is(name, "scope")) challenge.scope = std::move(text);
+            if (is(name, "error")) challenge.error = std::move(text);
             reader.skip_commas();
         }
         all.push_back(std::move(challenge));

@@ -14,6 +14,9 @@ struct Challenge {
     std::string realm;
     std::string service;
     std::string scope;
+    std::string error;  // RFC 6750, of a token that was refused: "insufficient_scope"
+
+    friend bool operator==(const Challenge&, const Challenge&) = default;
 };
 
 // All challenges of one header line, in order; what cannot be read ends the list. Never throws but

@@ -27,7 +27,7 @@ constexpr const char* kAbout =
 constexpr const char* kFooter = R"(Exit codes:
   0  fine
   1  something needs attention: status has problems, why says blocked or does not know the workload,
-     hold or release was refused or did not reach every cache
+     hold or release was refused or did not reach every cache, audit watches found one that cannot fire
   2  could not tell: keeld is not reachable or refused the question, or the command line is wrong
 
 Where keeld is, the first of:
@@ -144,7 +144,31 @@ keelctl status exits with 1 while one of this keeld's holds is not as it should 
 
 Exit codes: 0 answered, also with an empty list; 2 could not tell.)";
 
+constexpr const char* kWatchesFooter =
+    R"(A watch is a tag that a container of an enrolled workload refers to. One that cannot fire never restarts anything,
+whatever happens to its tag; each is listed with the reason and what mends it:
+  reference-invalid   the image field cannot be read
+  setting-invalid     an annotation or label says what does not exist: a policy, a schedule, …
+  no-receiver         keel.sh/trigger waits for webhooks, and keeld receives none
+  no-path             neither a cache nor a direct address of the registry is configured
+  no-credential       the registry wants to know who asks, and there is no usable credential
+  denied              the credentials that there are were refused; each is named with its reason
+  not-found           the registry does not have the tag, or the cache cannot get it
+  never-answered      no check of the tag has ever succeeded
+  stale               no successful check in three intervals of its schedule
+  list-unreadable     the policy needs the list of tags, and it cannot be read
+  held                the tag is held at a digest, so nothing newer is pulled
+Two more appear with --all only: fine, and waiting (its first answer is under way).
+The metric keeld_watches{state="…"} counts the same.
+
+Exit codes: 0 every watch can fire; 1 at least one cannot; 2 could not tell.
+
+Examples:
+  keelctl audit watches
+  keelctl -o json audit watches | jq -r '.items[] | select(.state == "denied") | .sentence')";
+
 struct Options {
+    bool all = false;
     std::string tag;
     std::string at;
     std::string why;
@@ -228,6 +252,7 @@ class Session {
     int hold();
     int release();
     int holds();
+    int watches();
 
   private:
     using Show = std::string (*)(const json_t*, const Style&);
@@ -311,6 +336,18 @@ int Session::workloads() {
 
 int Session::tags() {
     return list("/v1/tags", {}, show_tags);
+}
+
+int Session::watches() {
+    const Query query{{"all", options_.all ? "true" : ""}};
+    const auto answer = client_.list("/v1/audit/watches", query, 0);
+    if (!answer) return failed(answer.error());
+    print(*answer, show_watches);
+    const json_t* items = json_object_get(answer->root.get(), "items");
+    for (std::size_t i = 0; i < json_array_size(items); ++i) {
+        if (!json_is_true(json_object_get(json_array_get(items, i), "can_fire"))) return kAttention;
+    }
+    return kFine;
 }
 
 int Session::rollouts() {
@@ -518,6 +555,13 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
     add("holds", "every hold in every cache, those of others too", kHoldsFooter, &Session::holds);
+    CLI::App* audit = app.add_subcommand("audit", "what is wrong without anybody noticing");
+    audit->require_subcommand(1);
+    CLI::App* watches =
+        audit->add_subcommand("watches", "every tag that is followed and can never move anything");
+    watches->footer(kWatchesFooter);
+    watches->add_flag("--all", options.all, "also those that can");
+    watches->callback([&command] { command = &Session::watches; });
     CLI::App* policy = app.add_subcommand("policy", "what a policy means");
     policy->require_subcommand(1);
     CLI::App* attempt = policy->add_subcommand(

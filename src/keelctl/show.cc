@@ -361,6 +361,20 @@ std::string show_holds(const json_t* list, const Style& style) {
     return table.print(style.paint);
 }
 
+std::string show_watches(const json_t* list, const Style& style) {
+    Table table({"WORKLOAD", "CONTAINER", "TAG", "STATE", "CONFIRMED", "BECAUSE", "NEXT"});
+    each_item(list, "items", [&](const json_t* item) {
+        const std::string_view tag = text_of(item, "tag");
+        const bool fires = json_is_true(json_object_get(item, "can_fire"));
+        table.add({std::string(text_of(item, "workload")), std::string(text_of(item, "container")),
+                   std::string(tag.empty() ? text_of(item, "reference") : tag),
+                   Cell(std::string(text_of(item, "state")), fires ? Colour::green : Colour::red),
+                   age_of(item, "confirmed", style), std::string(text_of(item, "sentence")),
+                   std::string(text_of(item, "next"))});
+    });
+    return table.print(style.paint);
+}
+
 std::string show_results(const json_t* answer, const Style& style) {
     Table table({"TAG", "CACHE", "RESULT", "TEXT"});
     each_item(answer, "results", [&](const json_t* item) {

@@ -21,6 +21,7 @@ struct Style {
 // Lists: the object with "items".
 [[nodiscard]] std::string show_workloads(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_tags(const json_t* list, const Style& style);
+[[nodiscard]] std::string show_watches(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_holds(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_rollouts(const json_t* list, const Style& style);
 // What an action did, cache by cache.

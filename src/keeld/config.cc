@@ -9,15 +9,19 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
+#include "core/docker_config.h"
 #include "core/policy.h"
 #include "core/reference.h"
 #include "keeld/address.h"
@@ -75,7 +79,9 @@ constexpr auto kKeys = std::to_array<Key>({
     {"registries.*.through", true},
     {"registries.*.direct", true},
     {"registries.*.upstream", true},
-    {"registries.*.credentials", false},
+    {"registries.*.credentials", true},
+    {"registries.*.credentials.config", true},
+    {"registries.*.credentials.helper", true},
     {"registries.*.requests", true},
     {"registries.*.pulls", true},
     {"registries.*.reserve", true},
@@ -397,6 +403,24 @@ std::string registry_problem(const std::string& name) {
     return {};
 }
 
+// Whether such a program is there to be run.
+bool is_program(const std::string& name) {
+    const char* path = std::getenv("PATH");
+    std::string_view rest = path != nullptr ? path : "/usr/local/bin:/usr/bin:/bin";
+    while (!rest.empty()) {
+        const std::size_t end = std::min(rest.find(':'), rest.size());
+        const std::string file = std::string(rest.substr(0, end)) + "/" + name;
+        if (::access(file.c_str(), X_OK) == 0) return true;
+        rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+    return false;
+}
+
+std::string text_of_file(const std::string& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
 // --- the sections ---
 
 class Reader {
@@ -418,6 +442,7 @@ class Reader {
     void read_cache(const Section& section);
     void read_lookup(const Place& place, CacheConfig& cache);
     void read_registry(const std::string& name, const Place& place);
+    void read_credentials(const Place& place, CredentialsConfig& credentials);
     void read_enrolment(const Section& section);
     void read_defaults(const Section& section);
     void read_pacing(const Place& place);
@@ -768,6 +793,9 @@ void Reader::read_registry(const std::string& name, const Place& place) {
         registry.reserve = share;
         return {};
     });
+    if (const Place* credentials = section.get("credentials")) {
+        read_credentials(*credentials, registry.credentials);
+    }
     const bool through = section.get("through") != nullptr;
     const bool direct = section.get("direct") != nullptr;
     if (through && direct)
@@ -775,6 +803,43 @@ void Reader::read_registry(const std::string& name, const Place& place) {
     if (!through && !direct)
         problem(place, "needs \"through\" (a cache's name) or \"direct\" (a URL)");
     config_.registries[name] = std::move(registry);
+}
+
+void Reader::read_credentials(const Place& place, CredentialsConfig& credentials) {
+    using Kind = CredentialsConfig::Kind;
+    if (place.node.IsScalar()) {
+        std::string word;
+        scalar(place, word, [&](std::string& given) -> std::string {
+            if (given == "none" || given == "pullSecrets") {
+                credentials.kind = given == "none" ? Kind::none : Kind::pull_secrets;
+                return {};
+            }
+            return "is not known; expected none, pullSecrets, {config: FILE} or {helper: NAME}";
+        });
+        return;
+    }
+    const Section section(findings_, place, "registries.*.credentials");
+    if (!place.node.IsMap()) return;
+    file(section, "config", credentials.config);
+    text(section, "helper", credentials.helper, [](std::string& name) -> std::string {
+        if (!is_label_word(name)) return "is not a helper's name (letters, digits, -, _ and .)";
+        return is_program("docker-credential-" + name)
+                   ? ""
+                   : "needs the program docker-credential-" + name + ", which is not in PATH";
+    });
+    const bool config = section.get("config") != nullptr;
+    const bool helper = section.get("helper") != nullptr;
+    if (config == helper) {
+        problem(place, config ? "has both config and helper; expected one of them"
+                              : "needs config (a file) or helper (a name)");
+    }
+    credentials.kind = config ? Kind::config : Kind::helper;
+    if (credentials.config.empty()) return;
+    const Expected<DockerConfig> parsed = DockerConfig::parse(text_of_file(credentials.config));
+    if (!parsed) {
+        problem(*section.get("config"),
+                in_quotes(credentials.config) + " is not a config.json: " + parsed.error().text);
+    }
 }
 
 void Reader::read_enrolment(const Section& section) {
@@ -877,6 +942,13 @@ void Reader::check_together(const Section& top) {
                       "nothing to look at: neither caches nor registries nor kubernetes are there");
     }
     for (const auto& [name, registry] : config_.registries) {
+        if (registry.credentials.kind == CredentialsConfig::Kind::pull_secrets &&
+            !config_.kubernetes) {
+            const Place place{top.get("registries")->node, "registries." + name + ".credentials",
+                              -1};
+            findings_.add(place.node[name].Mark().line, place.name,
+                          "is pullSecrets, and there is no kubernetes: nobody has any");
+        }
         for (const CacheConfig& cache : config_.caches) {
             if (cache.name != registry.through || cache.lookup.contains("*") ||
                 cache.lookup.contains(name)) {

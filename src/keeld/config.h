@@ -45,13 +45,22 @@ struct Rate {
     Millis per{3'600'000};
 };
 
+// Whose credentials a registry is asked with.
+struct CredentialsConfig {
+    enum class Kind : std::uint8_t { none, pull_secrets, config, helper };
+    Kind kind = Kind::none;
+    std::string config;  // a config.json, re-read when it changes
+    std::string helper;  // docker-credential-<helper>
+};
+
 struct RegistryConfig {
     std::string through;    // name of a cache
     std::string direct;     // base URL, asked without a cache
-    std::string upstream;   // base URL of the second source, anonymous; empty: none
+    std::string upstream;   // base URL of the second source; empty: none
     Rate requests;          // of all kinds, by every way to it
     Rate pulls;             // of them, GETs of manifests
     double reserve = 0.25;  // share of RateLimit-Limit that is left to nodes; 0 to 0.9
+    CredentialsConfig credentials;
 };
 
 struct KubernetesConfig {

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -86,6 +87,13 @@ void Daemon::make_components() {
     http_ = std::make_unique<HttpClient>(loop_, "keeld/" KEEL_VERSION);
     tags_ = std::make_unique<Tags>(*ledger_);
     registry_ = std::make_unique<Registry>(*http_, config_, *ledger_);
+    key_sources_ =
+        std::make_unique<KeySources>(config_, [this](std::string registry, std::string repository) {
+            return workload_keys_->keys(std::move(registry), std::move(repository));
+        });
+    registry_->authorization().use([this](std::string registry, std::string repository) {
+        return key_sources_->keys(std::move(registry), std::move(repository));
+    });
     catalogue_ = std::make_unique<Catalogue>([this](const WorkloadKey& key) {
         if (planner_) {
             planner_->reconsider(key);
@@ -124,6 +132,8 @@ void Daemon::make_components() {
 
 void Daemon::make_cluster_components(ClusterAccess access) {
     cluster_ = std::make_unique<ClusterClient>(loop_, *http_, std::move(access));
+    pull_secrets_ = std::make_unique<PullSecrets>(*cluster_);
+    workload_keys_ = std::make_unique<WorkloadKeys>(config_, *catalogue_, *pull_secrets_);
     pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock_);
     schedule_ =
         std::make_unique<Schedule>(loop_, config_, clock_, *tags_, *observations_,
@@ -168,8 +178,15 @@ Task<std::vector<Error>> Daemon::check_cluster() {
     const std::vector<std::string> everywhere{""};
     const std::vector<std::string>& scopes =
         config_.kubernetes->namespaces.empty() ? everywhere : config_.kubernetes->namespaces;
+    const bool secrets = std::ranges::any_of(config_.registries, [](const auto& one) {
+        return one.second.credentials.kind == CredentialsConfig::Kind::pull_secrets;
+    });
     for (const std::string& ns : scopes) {
-        const std::vector<Need> own = needs_in(ns);
+        std::vector<Need> own = needs_in(ns);
+        if (secrets) {
+            own.push_back({{"get", "", "secrets", ns}, false});
+            own.push_back({{"get", "", "serviceaccounts", ns}, false});
+        }
         needs.insert(needs.end(), own.begin(), own.end());
     }
     const std::string lease_ns = config_.kubernetes->lease_namespace;
@@ -401,6 +418,12 @@ Task<void> Daemon::run_upkeep() {
             (void)done;  // the ledger keeps it, and Views tell of it
         }
         views_->problems();
+        // What was read of credentials is kept for its time, and no longer.
+        registry_->authorization().expire();
+        key_sources_->expire();
+        if (pull_secrets_) {
+            pull_secrets_->expire();
+        }
         if (Steady::now() >= next_prune) {
             next_prune = Steady::now() + kPrune;
             ledger_->prune(clock_.now() - config_.ledger_keep);
@@ -428,6 +451,7 @@ void Daemon::reload() {
     config_.defaults = fresh.config->defaults;
     config_.enrolment = fresh.config->enrolment;
     config_.registries = fresh.config->registries;
+    registry_->authorization().forget();
     config_.stateful_images = fresh.config->stateful_images;
     config_.event_secrets = fresh.config->event_secrets;
     if (catalogue_ && planner_) {

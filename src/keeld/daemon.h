@@ -19,12 +19,15 @@
 #include "keeld/clock.h"
 #include "keeld/cluster/client.h"
 #include "keeld/cluster/lease.h"
+#include "keeld/cluster/pull_secrets.h"
 #include "keeld/cluster/reflector.h"
 #include "keeld/config.h"
 #include "keeld/http/client.h"
 #include "keeld/ledger/ledger.h"
 #include "keeld/loop.h"
 #include "keeld/policy/schedule.h"
+#include "keeld/policy/workload_keys.h"
+#include "keeld/registry/key_sources.h"
 #include "keeld/registry/registry.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
@@ -72,6 +75,9 @@ class Daemon {
     std::unique_ptr<Tags> tags_;
     std::unique_ptr<Registry> registry_;
     std::unique_ptr<Catalogue> catalogue_;
+    std::unique_ptr<PullSecrets> pull_secrets_;
+    std::unique_ptr<WorkloadKeys> workload_keys_;
+    std::unique_ptr<KeySources> key_sources_;
     std::unique_ptr<Observations> observations_;
     std::unique_ptr<Holds> holds_;
     std::unique_ptr<PodReader> pods_;

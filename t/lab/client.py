@@ -14,6 +14,7 @@ KINDS = {
     "nodes": "/api/v1",
     "events": "/api/v1",
     "configmaps": "/api/v1",
+    "secrets": "/api/v1",
     "serviceaccounts": "/api/v1",
     "deployments": "/apis/apps/v1",
     "statefulsets": "/apis/apps/v1",

@@ -143,7 +143,11 @@ class Registry(Server, RegistryClient):
         if proxy_of:
             config["proxy"] = {"remoteurl": proxy_of}
         self.config = self.folder / f"{name}.yaml"
-        self.config.write_text(yaml.safe_dump(config))
+        self.settings = config
+        self.write()
+
+    def write(self):
+        self.config.write_text(yaml.safe_dump(self.settings))
 
     @property
     def url(self):

@@ -153,6 +153,21 @@ ApiResponse Views::metrics() {
     out.counter("keeld_tag_lists_total", "Lists of tags that were asked for.", registry.lists);
     out.counter("keeld_tag_list_pages_total", "Pages of them.", registry.pages);
     add_registries(out, parts_.registry.budget().states());
+    const AuthorizationMetrics& tokens = parts_.registry.authorization().metrics();
+    out.counter("keeld_token_requests_total", "Tokens that registries' realms were asked for.",
+                tokens.tokens);
+    out.counter("keeld_token_failures_total", "Token requests that brought none.", tokens.failures);
+    out.counter("keeld_credentials_refused_total",
+                "Credentials and tokens that a registry or its realm refused.", tokens.refused);
+    std::map<std::string, std::size_t> watches;
+    each_watch([&watches](const Watch& watch) { ++watches[watch.state]; });
+    watches.try_emplace("fine");
+    for (const auto& [state, count] : watches) {
+        out.gauge("keeld_watches",
+                  "Tags that containers of enrolled workloads refer to; whatever is not fine or "
+                  "waiting cannot fire (keelctl audit watches).",
+                  static_cast<double>(count), {{"state", state}});
+    }
     std::size_t own = 0;
     const std::vector<Holds::View> holds = parts_.holds.all();
     for (const Holds::View& view : holds) {

@@ -89,6 +89,9 @@ ApiResponse Router::read(const ApiRequest& request) {
     if (request.path == "/v1/holds") {
         return views_.holds(request);
     }
+    if (request.path == "/v1/audit/watches") {
+        return views_.watches(request);
+    }
     if (request.path == "/v1/rollouts") {
         return views_.rollouts(request);
     }

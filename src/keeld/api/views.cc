@@ -710,6 +710,41 @@ ApiResponse Views::holds(const ApiRequest& request) {
     return answer(page(items, end < all.size() ? std::to_string(end) : ""));
 }
 
+void Views::each_watch(const std::function<void(const Watch&)>& each) const {
+    keel::each_watch(
+        WatchParts{parts_.config, parts_.catalogue, parts_.tags, parts_.listings, parts_.registry},
+        parts_.clock.now(), each);
+}
+
+ApiResponse Views::watches(const ApiRequest& request) {
+    const bool all = request.parameter("all").value_or("") == "true";
+    const std::string after = request.parameter("after").value_or("");
+    std::size_t from = 0;
+    std::from_chars(after.data(), after.data() + after.size(), from);
+    const std::size_t end = from + static_cast<std::size_t>(limit_of(request));
+    std::size_t at = 0;
+    json_t* items = json_array();
+    each_watch([&](const Watch& watch) {
+        if ((!all && watch.can_fire()) || at++ < from || at > end) {
+            return;
+        }
+        json_t* item = json_object();
+        set(item, "workload", watch.workload.to_string());
+        set(item, "container", watch.container);
+        json_object_set_new(item, "init", json_boolean(watch.init));
+        set(item, "reference", watch.reference);
+        set_or_null(item, "tag", watch.tag ? watch.tag->to_string() : "");
+        set(item, "state", watch.state);
+        json_object_set_new(item, "can_fire", json_boolean(watch.can_fire()));
+        set_or_null(item, "sentence", watch.sentence);
+        set_or_null(item, "next", watch.next);
+        set(item, "schedule", watch.schedule);
+        json_object_set_new(item, "confirmed", time_or_null(watch.confirmed));
+        json_array_append_new(items, item);
+    });
+    return answer(page(items, at > end ? std::to_string(end) : ""));
+}
+
 ApiResponse Views::rollouts(const ApiRequest& request) {
     const int limit = std::min(
         limit_of(request), 999);  // one more tells whether there are more; the ledger gives 1,000

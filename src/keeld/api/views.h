@@ -10,9 +10,11 @@
 
 #include "core/expected.h"
 #include "keeld/api/server.h"
+#include "keeld/api/watches.h"
 #include "keeld/cache/feed.h"
 #include "keeld/catalogue/catalogue.h"
 #include "keeld/catalogue/holds.h"
+#include "keeld/catalogue/listings.h"
 #include "keeld/catalogue/tags.h"
 #include "keeld/clock.h"
 #include "keeld/cluster/client.h"
@@ -51,6 +53,7 @@ class Views {
         std::function<std::map<std::string, std::string>()> cluster_problems;
         std::function<bool()> ready;
         std::function<bool()> ledger_lost;
+        const Listings* listings = nullptr;  // null: no lists are read
     };
     explicit Views(Parts parts);
 
@@ -59,6 +62,8 @@ class Views {
     [[nodiscard]] ApiResponse workload(const std::string& key);
     [[nodiscard]] ApiResponse tags(const ApiRequest& request);
     [[nodiscard]] ApiResponse holds(const ApiRequest& request);
+    // Those that cannot fire; all of them with ?all=true.
+    [[nodiscard]] ApiResponse watches(const ApiRequest& request);
     [[nodiscard]] ApiResponse rollouts(const ApiRequest& request);
     [[nodiscard]] ApiResponse ledger(const ApiRequest& request);
     [[nodiscard]] ApiResponse metrics();
@@ -72,6 +77,7 @@ class Views {
     [[nodiscard]] Json container_detail(const CatalogueEntry& entry, std::size_t at,
                                         const ContainerVerdict& verdict,
                                         const WorkloadSettings& settings) const;
+    void each_watch(const std::function<void(const Watch&)>& each) const;
     void add_problem(std::vector<Problem>& now, std::string code, std::string text,
                      std::string next);
 

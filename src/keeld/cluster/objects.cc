@@ -444,6 +444,11 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     append_containers(fields, pod_spec, "initContainers", true, workload.containers);
     append_containers(fields, pod_spec, "containers", false, workload.containers);
     append_image_volumes(fields, pod_spec, workload.containers);
+    workload.service_account = fields.string(pod_spec, "serviceAccountName");
+    const char* secrets = "imagePullSecrets";
+    for_each_object(fields, fields.array(pod_spec, secrets), secrets, [&](const json_t* secret) {
+        workload.pull_secrets.push_back(fields.string(secret, "name"));
+    });
 
     switch (kind) {
         case WorkloadKind::deployment:

@@ -78,10 +78,12 @@ struct Workload {
     KeelKeys labels;
     KeelKeys template_annotations;
     KeelKeys template_labels;
-    std::string selector;             // label selector in query form; empty for CronJobs
-    std::optional<Owner> controller;  // ownerReference with controller: true
-    std::string marker;               // template annotation named by the restart key, or empty
-    int replicas = 1;                 // wanted; for DaemonSets desiredNumberScheduled
+    std::vector<std::string> pull_secrets;  // imagePullSecrets of the pod template, by name
+    std::string service_account;            // of the pod template; empty: "default"
+    std::string selector;                   // label selector in query form; empty for CronJobs
+    std::optional<Owner> controller;        // ownerReference with controller: true
+    std::string marker;  // template annotation named by the restart key, or empty
+    int replicas = 1;    // wanted; for DaemonSets desiredNumberScheduled
     int updated = 0;
     int ready = 0;
     int available = 0;

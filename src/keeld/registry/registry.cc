@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/challenge.h"
 namespace keel {
 namespace {
 
@@ -94,6 +93,10 @@ Expected<Registry::Path> Registry::path_for(const std::string& registry) const {
                     ".direct is not set; add it to caches[].lookup or registries in keeld.yaml");
 }
 
+Expected<void> Registry::has_path(const std::string& registry) const {
+    return path_for(registry).map([](const Path&) {});
+}
+
 std::string Registry::cache_of(const std::string& registry) const {
     const Expected<Path> path = path_for(registry);
     const std::string name = path ? path->source.substr(path->source.find(' ') + 1) : "";
@@ -117,22 +120,8 @@ Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, RegistryQuestion q
     request.max_body = question.max_body;
     request.follow_redirects = true;
     request.on_data = std::move(question.on_data);
-    HttpRequest again = request;
-    Expected<HttpResponse> response = co_await send(path, std::move(request));
-    if (!response || response->status != 401) {
-        co_return response;
-    }
-    std::vector<Challenge> challenges = parse_challenges(response->header("www-authenticate"));
-    Expected<std::string> header =
-        co_await authorization_.answer(path, question.repository, std::move(challenges));
-    if (!header) {
-        co_return tl::unexpected<Error>(header.error());
-    }
-    if (header->empty()) {
-        co_return response;
-    }
-    again.headers.push_back(HttpHeader{"Authorization", std::move(*header)});
-    co_return co_await send(std::move(path), std::move(again));
+    co_return co_await authorization_.ask(std::move(path), std::move(question.repository),
+                                          std::move(request));
 }
 
 // Everything that goes to a registry, or for it to where its tokens come from.

@@ -86,12 +86,17 @@ class Registry {
     // Only what is known already.
     [[nodiscard]] const Content* known_content(const Digest& digest);
 
+    // Whose credentials go with questions, and what is known of tokens.
+    [[nodiscard]] Authorization& authorization() { return authorization_; }
+
     [[nodiscard]] bool has_second_source(const std::string& registry) const;
     [[nodiscard]] const RegistryMetrics& metrics() const { return metrics_; }
 
     // The path through one cache. Errors: "no-path".
     [[nodiscard]] Expected<RegistryPath> path_through(const std::string& cache,
                                                       const std::string& registry) const;
+    // Whether there is a way to ask at all. Errors: "no-path", saying what is to be set.
+    [[nodiscard]] Expected<void> has_path(const std::string& registry) const;
     // The cache that look_up() goes through for this registry; empty: none.
     [[nodiscard]] std::string cache_of(const std::string& registry) const;
     // One request, authorized where that is asked for. Errors: Budget's, Authorization's,

@@ -239,9 +239,42 @@ TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
                  "keeld.yaml:2: ledger.url: not supported by this version; take it out");
     expect_error(kCluster + "listen: [{at: \"127.0.0.1:0\", tls: {}}]\n",
                  "keeld.yaml:2: listen[0].tls: not supported by this version; take it out");
-    expect_error(
-        kCluster + "registries: {ghcr.io: {direct: \"http://a\", credentials: none}}\n",
-        "keeld.yaml:2: registries.ghcr.io.credentials: not supported by this version; take it out");
+}
+
+TEST_F(ConfigTest, WhoseCredentialsARegistryIsAskedWith) {
+    using Kind = CredentialsConfig::Kind;
+    const auto with = [](const std::string& credentials) {
+        return kCluster + "registries: {ghcr.io: {direct: \"http://a\"" + credentials + "}}\n";
+    };
+    const auto read = [&](const std::string& credentials) {
+        return good(with(", credentials: " + credentials)).registries.at("ghcr.io").credentials;
+    };
+    EXPECT_EQ(good(with("")).registries.at("ghcr.io").credentials.kind, Kind::none);
+    EXPECT_EQ(read("none").kind, Kind::none);
+    EXPECT_EQ(read("pullSecrets").kind, Kind::pull_secrets);
+    write("config.json", R"({"auths":{}})");
+    EXPECT_EQ(read("{config: config.json}").config, path("config.json"));
+    EXPECT_EQ(read("{config: config.json}").kind, Kind::config);
+
+    const auto wrong = [&](const std::string& credentials, const std::string& error) {
+        expect_error(with(", credentials: " + credentials),
+                     "keeld.yaml:2: registries.ghcr.io.credentials" + error);
+    };
+    wrong("secret",
+          ": \"secret\" is not known; expected none, pullSecrets, {config: FILE} or "
+          "{helper: NAME}");
+    wrong("{}", ": needs config (a file) or helper (a name)");
+    wrong("{helper: a/b}", ".helper: \"a/b\" is not a helper's name (letters, digits, -, _ and .)");
+    wrong("{helper: no-such}",
+          ".helper: \"no-such\" needs the program "
+          "docker-credential-no-such, which is not in PATH");
+    write("config.json", R"({"auths":{"ghcr.io":{"auth":"%%"}}})");
+    wrong("{config: config.json}",
+          ".config: \"config.json\" is not a config.json: the auth of "
+          "\"ghcr.io\" is not base64 of USER:PASSWORD");
+    expect_error("registries: {ghcr.io: {direct: \"http://a\", credentials: pullSecrets}}\n",
+                 "keeld.yaml:1: registries.ghcr.io.credentials: is pullSecrets, and there is no "
+                 "kubernetes: nobody has any");
 }
 
 TEST_F(ConfigTest, TriggersStepsAndEnrolmentByTheWorkload) {

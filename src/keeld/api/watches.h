@@ -1,0 +1,53 @@
+// Every watch there is (a tag that a container of an enrolled workload refers to), and whether
+// anything could ever come of it (D1).
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/reference.h"
+#include "core/time.h"
+#include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/listings.h"
+#include "keeld/catalogue/tags.h"
+#include "keeld/config.h"
+#include "keeld/registry/registry.h"
+
+namespace keel {
+
+// So many intervals of its schedule a watch may be without a successful check.
+inline constexpr int kMissedChecks = 3;
+
+struct Watch {
+    WorkloadKey workload;
+    std::string container;
+    bool init = false;
+    std::string reference;
+    std::optional<Tag> tag;  // absent where the reference cannot be read
+    // "fine"; "waiting" (its first answer is under way); otherwise why it cannot fire:
+    // "reference-invalid", "setting-invalid", "no-receiver", "no-path", "no-credential", "denied",
+    // "not-found", "never-answered", "stale", "list-unreadable", "held".
+    std::string state;
+    std::string sentence;  // empty with "fine"
+    std::string next;      // what mends it
+    std::string schedule;
+    Time confirmed;  // the last successful check; epoch: there was none
+
+    [[nodiscard]] bool can_fire() const { return state == "fine" || state == "waiting"; }
+};
+
+struct WatchParts {
+    const Config& config;
+    const Catalogue& catalogue;
+    const Tags& tags;
+    const Listings* listings;  // null: no lists are read
+    const Registry& registry;
+};
+
+// Calls `each` for every watch, in the order of the workloads' names.
+void each_watch(const WatchParts& parts, Time now, const std::function<void(const Watch&)>& each);
+
+}  // namespace keel

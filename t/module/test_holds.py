@@ -1,9 +1,9 @@
 """Holds on the pull path: who asks for a held tag gets the held digest, whatever he writes, and nothing of it is taken
 for a change. Setting and lifting is in test_api_writes.py."""
 
+import concurrent.futures
 import hashlib
 import http.client
-import itertools
 import json
 import os
 import re
@@ -653,32 +653,31 @@ class Traffic:
         wait_for("some requests", lambda: self.seen >= seen + 20)
 
 
-def test_e3_same_holds_over_reloads(nginx):
-    """A hold is set between reloads and, from a thread of its own, in the middle of them; KEEL_HOLD_RELOADS says how many."""
-    other, stop, failed = f"{REGISTRY}/app:other", threading.Event(), []
+def test_e3_same_holds_over_reloads(cache, faulty, tmp_path):
+    """A hold is set before each reload, and another in the middle of it; KEEL_HOLD_RELOADS says how many."""
+    manifests(faulty, latest=NOW)
+    socket, other = tmp_path / "api.sock", f"{REGISTRY}/app:other"  # unsigned: signed requests are counted
+    nginx = cache(faulty.port, socket=socket)
 
-    def write():
-        for i in itertools.count():
-            if stop.is_set():
-                return
+    def hold(tag, digest):
+        while True:
             try:
-                nginx.hold(other, digest_of(f"other {i}"))
-                if (held := nginx.holds()[1][other]["digest"]) != digest_of(f"other {i}"):
-                    failed.append((i, held))
+                status, answer, _ = nginx.call("PUT", f"holds/{tag}", {"digest": digest}, key=None, socket=socket, revision=nginx.holds()[0])
             except (OSError, http.client.HTTPException):
-                pass  # the connection's worker was told to go
+                continue  # the connection's worker was told to go
+            if status != 412:  # or the write before it was taken, and its answer lost
+                assert status == 200, answer
+                return
 
-    writer = threading.Thread(target=write)
-    with Traffic(nginx.port) as traffic:
-        writer.start()
-        try:
-            for i in range(int(os.environ.get("KEEL_HOLD_RELOADS", 20))):
-                traffic.set(nginx, digest_of(f"generation {i}"))
-                nginx.reload()
-        finally:
-            stop.set()
-            writer.join()
-    assert traffic.bad == [] and failed == []
+    nginx.hold = hold
+    with Traffic(nginx.port) as traffic, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for i in range(int(os.environ.get("KEEL_HOLD_RELOADS", 20))):
+            traffic.set(nginx, digest_of(f"generation {i}"))
+            written = pool.submit(hold, other, digest_of(f"other {i}"))
+            nginx.reload()
+            written.result(30)
+            assert nginx.holds()[1][other]["digest"] == digest_of(f"other {i}")
+    assert traffic.bad == []
 
 
 def test_e3_same_holds_while_helper_and_workers_are_killed(nginx):

@@ -49,7 +49,4 @@ struct AnswerHeaders {
 // milliseconds since 1970. Not for the usual answer, which has none of them.
 [[nodiscard]] Rates read_rates(ngx_http_request_t* r, std::int64_t now) noexcept;
 
-// What stands in an ETag that is alone in its line: without quotes and mark of weakness.
-[[nodiscard]] std::string_view bare_etag(std::string_view etag) noexcept;
-
 }  // namespace keel::ngx

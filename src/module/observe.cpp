@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 
+#include "core/etag.h"
 #include "core/manifest_request.h"
 #include "core/reference.h"
 #include "module/answer.h"

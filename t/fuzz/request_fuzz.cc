@@ -1,6 +1,6 @@
 // What a client and a registry send about a manifest, as the module reads it on the pull path: the
-// path, Accept, Content-Type, User-Agent, the digest and the lines about rate limits. The first
-// byte chooses which; the other fuzz targets read references, times and events.
+// path, Accept, Content-Type, User-Agent, the digest, the ETag and the lines about rate limits. The
+// first byte chooses which; the other fuzz targets read references, times and events.
 
 #include <algorithm>
 #include <cstddef>
@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "core/digest.h"
+#include "core/etag.h"
 #include "core/manifest_request.h"
 #include "core/rate_limit.h"
 #include "core/reference.h"
@@ -101,6 +102,18 @@ void check_digest(std::string_view text) {
     REQUIRE(Digest::from_bytes(digest->algorithm(), digest->bytes()) == *digest);
 }
 
+void check_etag(std::string_view text) {
+    const std::string_view bare = bare_etag(text);
+    REQUIRE(within(bare, text));
+    REQUIRE(bare.size() + 4 >= text.size());
+    if (text.find('"') == std::string_view::npos && !text.empty()) {
+        const std::string quoted = '"' + std::string(text) + '"';
+        REQUIRE(bare_etag(quoted) == text);
+        REQUIRE(bare_etag("W/" + quoted) == text);
+    }
+    if (const auto digest = Digest::parse(bare)) REQUIRE(digest->to_string() == bare);
+}
+
 void check_rates(std::string_view text) {
     if (const auto limit = parse_rate_limit(text)) {
         REQUIRE(limit->count <= kMaxRateCount);
@@ -139,6 +152,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             break;
         case 'D':
             keel::check_digest(text);
+            break;
+        case 'E':
+            keel::check_etag(text);
             break;
         case 'R':
             keel::check_rates(text);

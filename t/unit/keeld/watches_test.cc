@@ -1,0 +1,173 @@
+// D1: a watch that cannot fire is found, with its reason, whatever keeps it from firing.
+#include "keeld/api/watches.h"
+
+#include <gtest/gtest.h>
+
+#include "unit/keeld/samples.h"
+
+namespace keel {
+namespace {
+
+using test::at;
+using test::container;
+using test::deployment;
+using test::digest;
+using test::enrolled;
+using test::tag;
+
+// One enrolled Deployment that follows docker.io/library/nginx:1.27 every hour, answered at 0.
+class WatchesTest : public testing::Test {
+  protected:
+    WatchesTest() {
+        config.registries["docker.io"].direct = "http://127.0.0.1:1";
+        catalogue.upsert(enrolled("shop"));
+        answered(0);
+    }
+
+    void answered(std::int64_t when) {
+        tags.observe(tag(), digest('a'), ManifestKind::index, at(when), "look-up direct");
+    }
+    std::vector<Watch> all(std::int64_t now = 0) {
+        workload.resource_version = std::to_string(++version);
+        ++workload.generation;
+        catalogue.upsert(workload);
+        std::vector<Watch> found;
+        each_watch(WatchParts{config, catalogue, tags, &listings, registry}, at(now),
+                   [&found](const Watch& watch) { found.push_back(watch); });
+        return found;
+    }
+    Watch only(std::int64_t now = 0) {
+        const std::vector<Watch> found = all(now);
+        EXPECT_EQ(found.size(), 1U);
+        return found.empty() ? Watch{} : found.front();
+    }
+    void policy(const std::string& text) { workload.annotations["keel.sh/policy"] = text; }
+
+    int version = 1;
+    static constexpr std::int64_t kHour = 3600;
+    Loop loop;
+    HttpClient http{loop, "keeld/test"};
+    std::unique_ptr<Ledger> ledger = test::open_ledger(loop);
+    Config config;
+    Registry registry{http, config, *ledger};
+    Tags tags{*ledger};
+    Listings listings{*ledger};
+    Catalogue catalogue{[](const WorkloadKey&) {}};
+    Workload workload =
+        deployment("shop", "web", {container("app", "docker.io/library/nginx:1.27")});
+};
+
+TEST_F(WatchesTest, D1_OneThatIsAnsweredIsFine) {
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "fine");
+    EXPECT_TRUE(watch.can_fire());
+    EXPECT_EQ(watch.confirmed, at(0));
+    EXPECT_EQ(watch.schedule, "@every 1h");
+}
+
+TEST_F(WatchesTest, D1_NoSuccessfulCheckInThreeIntervals) {
+    EXPECT_EQ(only(3 * kHour).state, "fine");
+    tags.failed(tag(), "connection refused", "unreachable");
+    EXPECT_EQ(only(3 * kHour).state, "fine") << "what passes is given its time";
+    const Watch late = only(3 * kHour + 301);
+    EXPECT_EQ(late.state, "stale");
+    EXPECT_NE(late.sentence.find("connection refused"), std::string::npos) << late.sentence;
+    EXPECT_NE(late.sentence.find("@every 1h"), std::string::npos) << late.sentence;
+    workload.annotations["keel.sh/pollSchedule"] = "@every 12h";
+    EXPECT_EQ(only(3 * kHour + 301).state, "fine");
+    answered(4 * kHour);
+    EXPECT_EQ(only(5 * kHour).state, "fine");
+}
+
+TEST_F(WatchesTest, D1_OneThatWasNeverAnswered) {
+    workload.containers.front().image = "docker.io/library/nginx:other";
+    EXPECT_EQ(only().state, "waiting");
+    tags.failed(tag("other"), "connection refused", "unreachable");
+    EXPECT_EQ(only().state, "never-answered");
+}
+
+TEST_F(WatchesTest, D1_WhatNoTimeMendsIsToldAtOnce) {
+    for (const auto& [code, state] :
+         {std::pair{"no-credential", "no-credential"}, std::pair{"denied", "denied"},
+          std::pair{"token-empty", "denied"}, std::pair{"token-scope", "denied"},
+          std::pair{"not-found", "not-found"}}) {
+        tags.failed(tag(), "why", code);
+        const Watch watch = only();
+        EXPECT_EQ(watch.state, state) << code;
+        EXPECT_EQ(watch.sentence, "why");
+        EXPECT_FALSE(watch.next.empty());
+    }
+    config.registries.clear();
+    EXPECT_EQ(only().state, "no-path");
+}
+
+TEST_F(WatchesTest, D1_SettingsThatMeanNothing) {
+    policy("Force");
+    Watch watch = only();
+    EXPECT_EQ(watch.state, "setting-invalid");
+    EXPECT_NE(watch.sentence.find("keel.sh/policy: \"Force\""), std::string::npos);
+    policy("force");
+    workload.annotations["keel.sh/pollSchedule"] = "@every never";
+    watch = only();
+    EXPECT_EQ(watch.state, "setting-invalid");
+    EXPECT_NE(watch.sentence.find("keel.sh/pollSchedule"), std::string::npos);
+    workload.annotations.erase("keel.sh/pollSchedule");
+    workload.annotations["keel.sh/trigger"] = "webhook";
+    EXPECT_EQ(only().state, "no-receiver");
+}
+
+TEST_F(WatchesTest, D1_AHeldTagMovesNothing) {
+    Held held;
+    held.digest = digest('a');
+    held.author = "alice";
+    held.reason = "b crashes";
+    tags.hold(tag(), held, at(1));
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "held");
+    EXPECT_NE(watch.sentence.find("alice (b crashes)"), std::string::npos) << watch.sentence;
+}
+
+TEST_F(WatchesTest, D1_AListThatCannotBeReadUnderATagPolicy) {
+    listings.failed("docker.io", "library/nginx", "answered 403");
+    EXPECT_EQ(only().state, "fine") << "force needs no list";
+    policy("minor");
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "list-unreadable");
+    EXPECT_NE(watch.sentence.find("answered 403"), std::string::npos) << watch.sentence;
+    listings.listed("docker.io", "library/nginx", {"1.27"}, true, at(0));
+    EXPECT_EQ(only().state, "fine");
+    listings.failed("docker.io", "library/nginx", "answered 403");
+    EXPECT_EQ(only(kHour).state, "fine") << "the newest list is not old";
+    answered(3 * kHour);
+    EXPECT_EQ(only(3 * kHour + 301).state, "list-unreadable");
+    workload.containers.front().image = "docker.io/library/nginx:latest";
+    tags.observe(tag("latest"), digest('a'), ManifestKind::index, at(3 * kHour), "look-up direct");
+    EXPECT_EQ(only(3 * kHour + 301).state, "fine") << "a channel needs none either";
+}
+
+TEST_F(WatchesTest, D1_AReferenceThatCannotBeRead) {
+    workload.containers.front().image = "docker.io/library/nginx:a b";
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "reference-invalid");
+    EXPECT_FALSE(watch.tag);
+    EXPECT_FALSE(watch.sentence.empty());
+}
+
+TEST_F(WatchesTest, OnlyWhatIsFollowedIsAWatch) {
+    policy("never");
+    EXPECT_TRUE(all().empty());
+    policy("force");
+    workload.containers.front().image = "docker.io/library/nginx@" + digest('a').to_string();
+    EXPECT_TRUE(all().empty()) << "a digest and no tag";
+    workload.containers.front().image = "docker.io/library/nginx:1.27";
+    workload.annotations["keel.sh/monitorContainers"] = "^sidecar$";
+    EXPECT_TRUE(all().empty());
+    workload.annotations.clear();
+    Namespace plain = enrolled("shop");
+    plain.labels.clear();
+    catalogue.upsert(plain);
+    EXPECT_TRUE(all().empty());
+}
+
+}  // namespace
+}  // namespace keel

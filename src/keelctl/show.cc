@@ -261,6 +261,46 @@ std::string show_rollout(const json_t* rollout, const Style& style) {
     return result + table.print(style.paint, "    ", false);
 }
 
+// "docker.io (look-up cache-a): 812 requests, 9 pulls; 76 of 100 left per 6h"
+std::string way_text(const char* registry, const json_t* way, const Style& style) {
+    std::string result = printable(registry) + " (" + printable(text_of(way, "by")) + "): ";
+    result += printable(text_of(way, "requests")) + " requests";
+    for (const char* key : {"pulls", "postponed", "failures"}) {
+        const std::string_view count = text_of(way, key);
+        if (!count.empty() && count != "0") result += ", " + printable(count) + " " + key;
+    }
+    if (const json_t* limit = json_object_get(way, "rate_limit"); json_is_object(limit)) {
+        result += "; " + any(json_object_get(limit, "remaining"), style) + " of " +
+                  any(json_object_get(limit, "limit"), style) + " left per " +
+                  printable(text_of(limit, "window"));
+    }
+    const json_t* waits = json_object_get(way, "waits");
+    if (json_is_object(waits)) {
+        result += "; " + style.paint(Colour::red, printable(text_of(waits, "code"))) +
+                  (json_is_true(json_object_get(waits, "pulls_only")) ? " (pulls)" : "") +
+                  " until " + when_of(waits, "until", style);
+    }
+    return result;
+}
+
+std::string show_registries(const json_t* registries, const Style& style) {
+    std::string result;
+    const char* name = nullptr;
+    json_t* registry = nullptr;
+    json_object_foreach(const_cast<json_t*>(registries), name, registry) {
+        const auto add = [&](const std::string& text) {
+            result += (result.empty() ? style.paint(Colour::bold, "registries") + "  "
+                                      : std::string(12, ' ')) +
+                      text + "\n";
+        };
+        each_item(registry, "ways", [&](const json_t* way) { add(way_text(name, way, style)); });
+        if (json_array_size(json_object_get(registry, "ways")) == 0) {
+            add(printable(name) + ": not asked yet");
+        }
+    }
+    return result;
+}
+
 }  // namespace
 
 std::string show_status(const json_t* status, const Style& style) {
@@ -268,7 +308,11 @@ std::string show_status(const json_t* status, const Style& style) {
     const char* key = nullptr;
     json_t* value = nullptr;
     json_object_foreach(const_cast<json_t*>(status), key, value) {
-        if (std::string_view(key) != "problems") result += status_section(key, value, style);
+        if (std::string_view(key) == "registries") {
+            result += show_registries(value, style);
+        } else if (std::string_view(key) != "problems") {
+            result += status_section(key, value, style);
+        }
     }
     const json_t* problems = json_object_get(status, "problems");
     if (json_array_size(problems) == 0)

@@ -45,11 +45,11 @@ std::string key_of(const RegistryPath& path) {
 
 }  // namespace
 
-Registry::Registry(HttpClient& http, const Config& config, Ledger& ledger)
+Registry::Registry(HttpClient& http, const Config& config, Ledger& ledger, Budget::Now now)
     : http_(http),
       config_(config),
       ledger_(ledger),
-      budget_(config),
+      budget_(config, std::move(now)),
       authorization_([this](RegistryPath path, HttpRequest request) {
           return send(std::move(path), std::move(request));
       }) {}
@@ -370,6 +370,10 @@ Task<Expected<HttpResponse>> Registry::get_manifest(Path path, Tag tag, Digest d
     Expected<HttpResponse> response = co_await ask(std::move(path), std::move(question));
     if (response && response->status != 200) {
         co_return tl::unexpected<Error>(registry_refusal(*response, where));
+    }
+    // It is kept for good, so nothing else may pass for it.
+    if (response && digest_of(digest.algorithm(), response->body) != digest) {
+        co_return fail("digest-mismatch", where + " came with another content");
     }
     co_return response;
 }

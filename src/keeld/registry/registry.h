@@ -53,7 +53,8 @@ struct RegistryMetrics {
 
 class Registry {
   public:
-    Registry(HttpClient& http, const Config& config, Ledger& ledger);
+    // `now`: the monotonic clock of budgets.
+    Registry(HttpClient& http, const Config& config, Ledger& ledger, Budget::Now now = Steady::now);
 
     // HEAD of the tag with the full Accept, the way a node's pull goes; where a registry does not
     // answer that, or without a digest, GET with the body hashed, for a day. Errors: "no-path" (no

@@ -221,8 +221,9 @@ Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
         }
     }
     // Still in `fetching_`: nobody asks again before the pause is over.
-    const Millis pause = std::max<Millis>(failure.times < kLost ? kContentRetry : kContentLost,
-                                          content.error().retry_after);
+    // Another registry may have it sooner than the one that is to be left alone.
+    const Millis usual = failure.times < kLost ? kContentRetry : kContentLost;
+    const Millis pause = std::clamp<Millis>(content.error().retry_after, usual, kContentLost);
     co_await pause_for(parts_.loop, pause);
     fetched(want.digest);
 }

@@ -58,6 +58,9 @@ const std::string kWorkload =
 const std::string kStatus =
     R"({"mode":"act","version":"0.1.0","ready":true,"leader":{"held":true,"holder":"a_b"},
 "caches":[{"name":"cache-a","seq":"7","last_event":"2026-11-22T11:59:00.000Z","problem":null}],
+"registries":{"docker.io":{"through":"cache-a","ways":[{"by":"look-up cache-a","requests":"812","pulls":"9",
+"postponed":"3","failures":"0","circuit":"closed","rate_limit":{"limit":100,"remaining":20,"window":"6h"},
+"waits":{"code":"rate-limited","until":"2026-11-22T12:30:00.000Z","pulls_only":true}}]},"quay.io":{"ways":[]}},
 "pacing":{"cluster":"5 per 1h","used":1},"problems":[PROBLEMS]})";
 
 class CommandsTest : public testing::Test {
@@ -186,6 +189,11 @@ TEST_F(CommandsTest, StatusIsFineWithoutProblems) {
     EXPECT_TRUE(
         out_has("caches      name cache-a, seq 7, last event 2026-11-22 11:59:00Z (1m ago)\n"))
         << out_;
+    EXPECT_TRUE(
+        out_has("registries  docker.io (look-up cache-a): 812 requests, 9 pulls, 3 postponed; "
+                "20 of 100 left per 6h; rate-limited (pulls) until 2026-11-22 12:30:00Z"))
+        << out_;
+    EXPECT_TRUE(out_has("            quay.io: not asked yet\n"));
     EXPECT_TRUE(out_.ends_with("no problems\n"));
 }
 

@@ -302,7 +302,8 @@ class HoldsTest : public testing::Test {
     FakeCache b{loop, clock};
     Config config;
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop);
-    Registry registry{http, config, *ledger};
+    Registry registry{http, config, *ledger,
+                      [this] { return Steady::time_point(clock.time.time_since_epoch()); }};
     Tags tags{*ledger};
     std::set<std::string> changed;
     std::optional<Digest> upstream;  // what a look-up finds; nullopt: nobody answers

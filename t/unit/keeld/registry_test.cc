@@ -43,8 +43,8 @@ class RegistryTest : public testing::Test {
     Expected<Answer> look_up(const Tag& which = tag()) {
         return test::await(loop, registry.look_up(which));
     }
-    Expected<Content> content(char hex, std::vector<std::string> platforms = {}) {
-        return test::await(loop, registry.content(tag(), digest(hex), std::move(platforms)));
+    Expected<Content> content(const Digest& which, std::vector<std::string> platforms = {}) {
+        return test::await(loop, registry.content(tag(), which, std::move(platforms)));
     }
 
     Loop loop;
@@ -245,7 +245,7 @@ TEST_F(RegistryTest, D6_WhatARegistryAsksForIsObeyedByEveryKindOfQuestion) {
     const auto again = look_up(tag("other"));
     EXPECT_EQ(again.error().code, "rate-limited");
     EXPECT_GT(again.error().retry_after, std::chrono::seconds(590));
-    EXPECT_EQ(content('a').error().code, "rate-limited");
+    EXPECT_EQ(content(digest('a')).error().code, "rate-limited");
     EXPECT_EQ(test::await(loop, registry.list_tags(tag())).error().code, "rate-limited");
     EXPECT_EQ(peer.asked.size(), 1U);
 }
@@ -395,29 +395,32 @@ std::string image_body(char config) {
     return R"({"config":{"digest":")" + digest(config).to_string() + "\"}}";
 }
 
-std::string index_body() {
-    const auto entry = [](char hex, const char* architecture) {
-        return R"({"digest":")" + digest(hex).to_string() +
-               R"(","platform":{"os":"linux","architecture":")" + architecture + "\"}}";
-    };
-    return R"({"manifests":[)" + entry('1', "amd64") + "," + entry('2', "arm64") + "]}";
+Digest of(const std::string& body) {
+    return digest_of(Digest::Algorithm::sha256, body);
 }
 
-// Index a of images 1 (config c) and 2 (config d).
-Reply serve_index(const std::string& line, const std::string&) {
-    const auto is = [&line](char hex) {
-        return line.find("/manifests/" + digest(hex).to_string()) != std::string::npos;
+// Of images for amd64 (config c) and arm64 (config d).
+std::string index_body() {
+    const auto entry = [](char config, const char* architecture) {
+        return R"({"digest":")" + of(image_body(config)).to_string() +
+               R"(","platform":{"os":"linux","architecture":")" + architecture + "\"}}";
     };
-    if (is('a')) return manifest(kIndexType, 'a', index_body());
-    if (is('1')) return manifest(kImageType, '1', image_body('c'));
-    if (is('2')) return manifest(kImageType, '2', image_body('d'));
+    return R"({"manifests":[)" + entry('c', "amd64") + "," + entry('d', "arm64") + "]}";
+}
+
+Reply serve_index(const std::string& line, const std::string&) {
+    for (const std::string& body : {index_body(), image_body('c'), image_body('d')}) {
+        if (line.find("/manifests/" + of(body).to_string()) != std::string::npos) {
+            return manifest(body == index_body() ? kIndexType : kImageType, 'a', body);
+        }
+    }
     return {"404 Not Found", "", "{}"};
 }
 
 TEST_F(RegistryTest, ContentIsReadOnceAndKept) {
     through_cache();
     script = serve_index;
-    const auto read = content('a');
+    const auto read = content(of(index_body()));
     ASSERT_TRUE(read) << read.error().text;
     ASSERT_EQ(read->platforms.size(), 2U);
     EXPECT_EQ(read->platforms[0].config, digest('c'));
@@ -425,12 +428,12 @@ TEST_F(RegistryTest, ContentIsReadOnceAndKept) {
     EXPECT_EQ(peer.asked.size(), 3U);
     EXPECT_TRUE(peer.asked[0].starts_with("GET /v2/library/nginx/manifests/sha256:"));
     EXPECT_TRUE(peer.asked[0].ends_with("?ns=docker.io"));
-    ASSERT_TRUE(content('a'));
+    ASSERT_TRUE(content(of(index_body())));
     EXPECT_EQ(peer.asked.size(), 3U) << "a digest never changes";
 
     ASSERT_TRUE(test::await(loop, ledger->durable()));
     Registry after_restart(http, config, *ledger);
-    const Content* known = after_restart.known_content(digest('a'));
+    const Content* known = after_restart.known_content(of(index_body()));
     ASSERT_NE(known, nullptr);
     EXPECT_EQ(known->platforms[1].config, digest('d'));
     EXPECT_EQ(after_restart.known_content(digest('e')), nullptr);
@@ -439,13 +442,13 @@ TEST_F(RegistryTest, ContentIsReadOnceAndKept) {
 TEST_F(RegistryTest, OnlyTheWantedPlatformsAreFetched) {
     through_cache();
     script = serve_index;
-    const auto read = content('a', {"linux/amd64"});
+    const auto read = content(of(index_body()), {"linux/amd64"});
     ASSERT_TRUE(read);
     EXPECT_EQ(read->platforms[0].config, digest('c'));
     EXPECT_TRUE(read->platforms[1].config.empty());
     EXPECT_EQ(peer.asked.size(), 2U);
     // A node of the other kind appears later.
-    EXPECT_EQ(content('a', {"linux/arm64"})->platforms[1].config, digest('d'));
+    EXPECT_EQ(content(of(index_body()), {"linux/arm64"})->platforms[1].config, digest('d'));
     EXPECT_EQ(peer.asked.size(), 3U);
 }
 
@@ -453,21 +456,21 @@ TEST_F(RegistryTest, TellsWhenAnImageWasMade) {
     through_cache();
     const std::string config = R"({"created":"2026-11-20T10:00:00.5Z","os":"linux"})";
     const Digest config_digest = digest_of(Digest::Algorithm::sha256, config);
+    const std::string image = R"({"config":{"digest":")" + config_digest.to_string() + "\"}}";
     std::string served = config;
     script = [&](const std::string& line, const std::string&) {
         if (line.find("/blobs/" + config_digest.to_string()) != std::string::npos) {
             return Reply{"200 OK", "", served};
         }
-        return manifest(kImageType, 'a',
-                        R"({"config":{"digest":")" + config_digest.to_string() + "\"}}");
+        return manifest(kImageType, 'a', image);
     };
-    ASSERT_TRUE(content('a'));
+    ASSERT_TRUE(content(of(image)));
     EXPECT_EQ(peer.asked.size(), 1U) << "only where somebody wants to know";
-    EXPECT_FALSE(content('a')->platforms.front().created);
+    EXPECT_FALSE(content(of(image))->platforms.front().created);
 
     served = R"({"created":"1999-01-01T00:00:00Z"})";
     const auto made = [&] {
-        return test::await(loop, registry.content(tag(), digest('a'), {"linux/amd64"}, true));
+        return test::await(loop, registry.content(tag(), of(image), {"linux/amd64"}, true));
     };
     EXPECT_EQ(made().error().code, "digest-mismatch") << "what nobody vouches for";
     served = config;
@@ -480,7 +483,7 @@ TEST_F(RegistryTest, TellsWhenAnImageWasMade) {
 
     ASSERT_TRUE(test::await(loop, ledger->durable()));
     Registry after_restart(http, this->config, *ledger);
-    const Content* known = after_restart.known_content(digest('a'));
+    const Content* known = after_restart.known_content(of(image));
     ASSERT_NE(known, nullptr);
     EXPECT_EQ(known->platforms.front().created, read->platforms.front().created);
 }
@@ -500,28 +503,29 @@ TEST_F(RegistryTest, APlatformThatIsMissingStaysUnknownAndIsAskedAgain) {
     through_cache();
     bool broken = true;
     script = [&broken](const std::string& line, const std::string& request) {
-        const bool second = line.find(digest('2').to_string()) != std::string::npos;
+        const bool second = line.find(of(image_body('d')).to_string()) != std::string::npos;
         return broken && second ? Reply{"500 Internal Server Error", "", "{}"}
                                 : serve_index(line, request);
     };
-    const auto read = content('a');
+    const auto read = content(of(index_body()));
     ASSERT_TRUE(read);
     EXPECT_EQ(read->platforms[0].config, digest('c'));
     EXPECT_TRUE(read->platforms[1].config.empty());
     broken = false;
-    EXPECT_EQ(content('a')->platforms[1].config, digest('d'));
+    EXPECT_EQ(content(of(index_body()))->platforms[1].config, digest('d'));
 }
 
 TEST_F(RegistryTest, ContentThatIsNotToBeHadIsAnErrorAndNotKept) {
     through_cache();
     script = serve_index;
-    EXPECT_EQ(content('e').error().code, "not-found");
+    EXPECT_EQ(content(digest('e')).error().code, "not-found");
     script = [](const std::string&, const std::string&) { return manifest(kIndexType, 'e', "?"); };
-    EXPECT_EQ(content('e').error().code, "bad-manifest");
+    EXPECT_EQ(content(of("?")).error().code, "bad-manifest");
+    EXPECT_EQ(content(digest('e')).error().code, "digest-mismatch");
     script = [](const std::string&, const std::string&) {
         return manifest(kIndexType, 'e', std::string(5U << 20U, ' '));
     };
-    EXPECT_EQ(content('e').error().code, "too-large");
+    EXPECT_EQ(content(digest('e')).error().code, "too-large");
     EXPECT_EQ(registry.known_content(digest('e')), nullptr);
 }
 

@@ -177,7 +177,7 @@ def few_left(h, path):
     return h.manifest(**headers) if h.command == "HEAD" else h.answer(429, headers)
 
 
-def tokens(grant, accept=True, scope="repository:team/app:pull", realm=None):
+def tokens(grant, accept=True, scope="repository:team/app:pull", realm=None, error=""):
     """Asks for a token of its own; `grant` is what the token's server says. accept: whether the token helps."""
 
     def fault(h, path):
@@ -187,30 +187,12 @@ def tokens(grant, accept=True, scope="repository:team/app:pull", realm=None):
             return h.manifest()
         name = h.path.split("/")[1]
         challenge = f'Bearer realm="{realm or f"{h.url}/{name}/v2/token"}",service="faulty",scope="{scope}"'
-        error = ',error="insufficient_scope"' if "Authorization" in h.headers else ""
-        h.answer(401, {"WWW-Authenticate": challenge + error}, b'{"errors":[{"code":"UNAUTHORIZED"}]}')
+        why = error if "Authorization" in h.headers else ""
+        h.answer(401, {"WWW-Authenticate": challenge + why}, b'{"errors":[{"code":"UNAUTHORIZED"}]}')
 
     return fault
 
 
-def listed(pages):
-    """A tag that is fine, in a repository whose list is `pages`(handler, number of the page)."""
-
-    def fault(h, path):
-        if "/tags/list" not in path:
-            return h.manifest()
-        number = int(path.partition("page=")[2].partition("&")[0] or 0)
-        return pages(h, number)
-
-    return fault
-
-
-def page(h, names, following=None):
-    link = {"Link": f'<{following}>; rel="next"'} if following else {}
-    h.answer(200, {"Content-Type": "application/json", **link}, json.dumps({"name": "team/app", "tags": names}).encode())
-
-
-ENDLESS = "/v2/team/app/tags/list?n=1000&page={}"
 FAULTS = {
     "fine": fine,
     "not-found": status(404),
@@ -237,17 +219,12 @@ FAULTS = {
     "token-fine": tokens((200, {"token": "good", "expires_in": 300})),
     "token-without-expiry": tokens((200, {"token": "good"})),
     "token-refused": tokens((200, {"token": "good", "expires_in": 300}), accept=False),
-    "token-scope": tokens((200, {"token": "good", "expires_in": 300}), accept=False, scope="repository:team/other:pull"),
+    "token-scope": tokens((200, {"token": "good", "expires_in": 300}), accept=False, scope="repository:team/other:pull",
+                          error=',error="insufficient_scope"'),
+    "token-unwanted": tokens((200, {"token": "good", "expires_in": 300}), accept=False),
     "token-empty": tokens((200, {"expires_in": 300})),
     "token-server-fails": tokens((500, {})),
     "token-realm": tokens((200, {}), realm="ftp://127.0.0.1/token"),
-    "list-fine": listed(lambda h, n: page(h, ["1.0", "1.1", "a b"])),
-    "list-endless": listed(lambda h, n: page(h, [f"0.0.{n}"], ENDLESS.format(n + 1))),
-    "list-loop": listed(lambda h, n: page(h, ["1.0", "1.1"], ENDLESS.format((n + 1) % 3))),
-    "list-elsewhere": listed(lambda h, n: page(h, ["1.0"], "http://192.0.2.1/v2/team/app/tags/list?page=1")),
-    "list-404": listed(lambda h, n: h.answer(404)),
-    "list-405": listed(lambda h, n: h.answer(405)),
-    "list-page": listed(lambda h, n: h.answer(200, {}, b"<html>")),
 }
 
 

@@ -113,6 +113,14 @@ bool leave_out_jumps(const TagShape& current, std::vector<Candidate>& candidates
     return any;
 }
 
+bool is_passed_over(const TagQuestion& question, std::string_view name) noexcept {
+    return std::ranges::find(question.passed_over, name) != question.passed_over.end();
+}
+
+TagChoice newer(std::string_view selected, std::string_view beyond) noexcept {
+    return {Reason::newer_tag, selected, beyond == selected ? std::string_view{} : beyond, ""};
+}
+
 TagChoice none_newer(std::string_view beyond) noexcept {
     TagChoice choice;
     choice.reason = beyond.empty() ? Reason::up_to_date : Reason::beyond_policy;
@@ -150,10 +158,12 @@ TagChoice choose_version(Policy::Kind kind, const TagQuestion& question) {
         std::erase_if(candidates,
                       [&](const Candidate& one) { return one.shape.fields[0] != lowest; });
     }
-    const Candidate best = *std::ranges::min_element(
+    std::erase_if(candidates,
+                  [&](const Candidate& one) { return is_passed_over(question, one.name); });
+    const auto best = std::ranges::min_element(
         candidates,
         [&](const Candidate& a, const Candidate& b) { return is_better(a, b, suffixes); });
-    return {Reason::newer_tag, best.name, beyond == best.name ? std::string_view{} : beyond, ""};
+    return newer(best != candidates.end() ? best->name : std::string_view{}, beyond);
 }
 
 // --- pattern policies ---
@@ -197,22 +207,24 @@ TagChoice choose_by_first_sight(std::span<const Keyed> matching, const TagQuesti
     for (const Keyed& one : matching.subspan(1)) {
         const std::optional<std::uint64_t> at = seen(one.name);
         if (!at) return {Reason::unknown_order, {}, beyond, kUnseen};
+        if (is_passed_over(question, one.name) || one.name == selected) continue;
         if (*at > newest) selected = one.name;
         alone = *at > newest || (alone && *at != newest);
         newest = std::max(newest, *at);
     }
     if (!alone) return {Reason::unknown_order, {}, beyond, "they were first seen in one listing"};
-    if (selected == matching.front().name) return none_newer(beyond);
-    return {Reason::newer_tag, selected, beyond == selected ? std::string_view{} : beyond, ""};
+    if (selected != matching.front().name) return newer(selected, beyond);
+    return question.passed_over.empty() ? none_newer(beyond) : newer({}, beyond);
 }
 
 TagChoice choose_by_natural_order(const Pattern& pattern, std::span<const Keyed> matching,
-                                  std::string_view beyond) {
+                                  const TagQuestion& question, std::string_view beyond) {
     const Keyed current = matching.front();
     Keyed best = current;
     bool alone = true;
     for (const Keyed& one : matching.subspan(1)) {
         if (!pattern.names_key() && !same_skeleton(one.key, current.key)) continue;
+        if (is_passed_over(question, one.name) || one.name == best.name) continue;
         const auto order = natural_order(one.key, best.key);
         if (order > 0) {
             best = one;
@@ -222,8 +234,8 @@ TagChoice choose_by_natural_order(const Pattern& pattern, std::span<const Keyed>
         }
     }
     if (!alone) return {Reason::unknown_order, {}, beyond, "several have the same highest key"};
-    if (best.name == current.name) return none_newer(beyond);
-    return {Reason::newer_tag, best.name, beyond == best.name ? std::string_view{} : beyond, ""};
+    if (best.name != current.name) return newer(best.name, beyond);
+    return question.passed_over.empty() ? none_newer(beyond) : newer({}, beyond);
 }
 
 TagChoice choose_by_pattern(const Pattern& pattern, const TagQuestion& question) {
@@ -250,7 +262,7 @@ TagChoice choose_by_pattern(const Pattern& pattern, const TagQuestion& question)
     const std::string_view beyond =
         shape.ordered() ? highest_beyond(shape, question) : std::string_view{};
     if (are_hashes(matching)) return choose_by_first_sight(matching, question, beyond);
-    return choose_by_natural_order(pattern, matching, beyond);
+    return choose_by_natural_order(pattern, matching, question, beyond);
 }
 
 }  // namespace
@@ -281,6 +293,11 @@ std::string sentence(const Policy& policy, std::string_view current, const TagCh
     std::string text;
     switch (choice.reason) {
         case Reason::newer_tag:
+            if (choice.selected.empty()) {
+                text = "what " + rule + " allows is newer than " + tag + " and not to be had";
+                if (!beyond.empty()) text += "; the newest there is: " + beyond;
+                return text;
+            }
             text =
                 rule + " allows " + std::string{choice.selected} + ", which is newer than " + tag;
             if (!beyond.empty()) text += "; the newest there is, " + beyond + ", it does not";

@@ -49,12 +49,14 @@ struct TagQuestion {
     bool match_pre_release = true;
     Step step = Step::highest;
     const FirstSeen* first_seen = nullptr;  // null: no ledger
+    // Names that the policy would allow, and that are not to be had: the next lower one is.
+    std::span<const std::string_view> passed_over{};
 };
 
 // Views into the question.
 struct TagChoice {
     Reason reason = Reason::up_to_date;
-    std::string_view selected;  // with newer_tag
+    std::string_view selected;  // with newer_tag; empty where every candidate was passed over
     std::string_view beyond;    // the highest that is higher and not taken, or empty
     const char* detail = "";    // what the reason's sentence adds, or ""
 };

@@ -44,6 +44,10 @@ std::string_view to_string(Reason reason) noexcept {
             return "stream-unknown";
         case Reason::stream_jump:
             return "stream-jump";
+        case Reason::older_build:
+            return "older-build";
+        case Reason::incomplete:
+            return "incomplete";
         case Reason::rollout_stalled:
             return "rollout-stalled";
         case Reason::restart_cannot_pull:
@@ -52,6 +56,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "target-not-pullable";
         case Reason::held_at_cache:
             return "held-at-cache";
+        case Reason::awaiting_webhook:
+            return "awaiting-webhook";
         case Reason::on_delete:
             return "on-delete";
         case Reason::partitioned:
@@ -92,6 +98,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "excluded-namespace";
         case Reason::self:
             return "self";
+        case Reason::not_monitored:
+            return "not-monitored";
     }
     return "";
 }

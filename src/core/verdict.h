@@ -29,12 +29,15 @@ enum class Reason : std::uint8_t {
     unknown_order,    // the order of what matches is not known
     stream_unknown,   // the running tag is not of the stream that the pattern names
     stream_jump,      // only another product or another numbering is newer
+    older_build,      // what is newer by its name was built before what runs
+    incomplete,       // what is newer is not there for every platform that it may run on
     rollout_stalled,  // this very target was rolled out before and did not arrive; it is not
                       // written twice
     restart_cannot_pull,
     target_not_pullable,
     held_at_cache,  // some caches hold the tag and others do not: what a pull gets depends on its
                     // way
+    awaiting_webhook,  // its trigger is push, and no webhook named the tag
     on_delete,
     partitioned,
     deployment_paused,
@@ -57,6 +60,7 @@ enum class Reason : std::uint8_t {
     no_tag,
     excluded_namespace,
     self,
+    not_monitored,  // keel.sh/monitorContainers leaves it out, or it is an image volume
 };
 [[nodiscard]] std::string_view to_string(Reason reason) noexcept;  // "digest-moved"
 [[nodiscard]] Verdict verdict_of(Reason reason) noexcept;

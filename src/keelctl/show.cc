@@ -143,8 +143,10 @@ std::string running_text(const json_t* container, const Style& style) {
 std::string target_text(const json_t* container, const char* key, const Style& style) {
     const json_t* target = json_object_get(container, key);
     if (!json_is_object(target)) return {};
-    std::string result =
-        printable(text_of(target, "name")) + " at " + digest_text(text_of(target, "digest"), style);
+    std::string result = printable(text_of(target, "name"));
+    if (const auto digest = text_of(target, "digest"); !digest.empty()) {
+        result += " at " + digest_text(digest, style);
+    }
     if (const auto image = text_of(target, "image"); !image.empty())
         result += ", written as " + printable(image);
     if (const auto seen = parse_time(text_of(target, "seen")))
@@ -190,6 +192,19 @@ std::string hold_text(const json_t* hold, const Style& style) {
     return result;
 }
 
+// Listed tags whose names have no order.
+std::string unordered_text(const json_t* container) {
+    const json_t* unordered = json_object_get(json_object_get(container, "list"), "unordered");
+    const json_int_t count = json_integer_value(json_object_get(unordered, "count"));
+    if (count == 0) return {};
+    std::string result = std::to_string(count) + (count == 1 ? " tag: " : " tags: ");
+    json_int_t shown = 0;
+    each_item(unordered, "names", [&](const json_t* name) {
+        result += (shown++ == 0 ? "" : " ") + printable(text_of(name));
+    });
+    return result + (shown < count ? " …" : "");
+}
+
 std::string show_container(const json_t* container, const Style& style) {
     const std::string_view verdict = text_of(container, "verdict");
     std::string result = "  " + style.paint(Colour::bold, printable(text_of(container, "name")));
@@ -203,13 +218,20 @@ std::string show_container(const json_t* container, const Style& style) {
     add_line(table, "running", running_text(container, style));
     add_line(table, "target", target_text(container, "target", style));
     add_line(table, "newest", target_text(container, "newest", style));
+    add_line(table, "allowed", target_text(container, "allowed", style));
+    add_line(table, "no order", unordered_text(container));
     add_line(table, "held at", hold_text(json_object_get(container, "hold"), style));
     const json_t* settings = json_object_get(container, "settings");
     const char* key = nullptr;
     json_t* setting = nullptr;
     json_object_foreach(const_cast<json_t*>(settings), key, setting) {
-        add_line(table, printable(key).c_str(), setting_text(setting));
+        const bool written = text_of(setting, "layer") != "default";
+        if (written || std::string_view(key) == "policy") {
+            add_line(table, printable(key).c_str(), setting_text(setting));
+        }
     }
+    each_item(settings, "faults",
+              [&](const json_t* fault) { add_line(table, "fault", std::string(text_of(fault))); });
     add_line(table, "freshness", freshness_text(container, style));
     return result + table.print(style.paint, "    ", false);
 }

@@ -86,6 +86,7 @@ Expected<ClusterAccess> Daemon::cluster_access() const {
 void Daemon::make_components() {
     http_ = std::make_unique<HttpClient>(loop_, "keeld/" KEEL_VERSION);
     tags_ = std::make_unique<Tags>(*ledger_);
+    listings_ = std::make_unique<Listings>(*ledger_);
     registry_ = std::make_unique<Registry>(*http_, config_, *ledger_);
     key_sources_ =
         std::make_unique<KeySources>(config_, [this](std::string registry, std::string repository) {
@@ -140,7 +141,7 @@ void Daemon::make_cluster_components(ClusterAccess access) {
                                    [this](const Tag& tag) { return planner_->in_use(tag); });
     planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock_, *catalogue_, *tags_,
                                                         *registry_, *pods_, *ledger_, *schedule_,
-                                                        rollouts_pointer_});
+                                                        *listings_, rollouts_pointer_});
     LeaseOptions lease;
     lease.ns = config_.kubernetes->lease_namespace;
     lease.name = config_.kubernetes->lease_name;
@@ -257,7 +258,7 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
     views_ = std::make_unique<Views>(Views::Parts{
         config_, clock_, *ledger_, *tags_, *registry_, *feed_, *holds_, *catalogue_, planner_.get(),
         rollouts_.get(), lease_.get(), [this] { return cluster_problems_; },
-        [this] { return ready_; }, [this] { return ledger_lost_; }});
+        [this] { return ready_; }, [this] { return ledger_lost_; }, listings_.get()});
     actions_ = std::make_unique<Actions>(*holds_, clock_);
     router_ =
         std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });

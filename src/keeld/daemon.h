@@ -73,6 +73,7 @@ class Daemon {
     std::unique_ptr<ClusterClient> cluster_;
     std::unique_ptr<Lease> lease_;
     std::unique_ptr<Tags> tags_;
+    std::unique_ptr<Listings> listings_;
     std::unique_ptr<Registry> registry_;
     std::unique_ptr<Catalogue> catalogue_;
     std::unique_ptr<PullSecrets> pull_secrets_;

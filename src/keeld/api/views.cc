@@ -4,6 +4,7 @@
 #include <charconv>
 #include <utility>
 
+#include "core/tag_shape.h"
 #include "keeld/json.h"
 
 namespace keel {
@@ -121,6 +122,42 @@ json_t* settings_object(const WorkloadSettings& settings) {
     return object;
 }
 
+// A cache answers with what it has when its upstream fails, and does not say so (D5).
+std::string marked(const std::string& source) {
+    const bool first_hand = source.empty() || source.starts_with("upstream") ||
+                            source == "look-up direct" || source.starts_with("webhook");
+    return first_hand ? source : source + ", the cache's word";
+}
+
+// What is known of a repository's tags; those whose names have no order are told (D3).
+json_t* list_object(const Listing* listing) {
+    constexpr std::size_t kShown = 20;
+    if (listing == nullptr) {
+        return json_null();
+    }
+    json_t* object = json_object();
+    json_object_set_new(object, "read", time_or_null(listing->at));
+    set_number(object, "names", static_cast<std::int64_t>(listing->names.size()));
+    json_object_set_new(object, "complete", json_boolean(listing->complete));
+    set_or_null(object, "failure", listing->failure);
+    std::int64_t count = 0;
+    json_t* names = json_array();
+    for (const std::string& name : listing->names) {
+        if (read_shape(name).shape != Shape::other) {
+            continue;
+        }
+        ++count;
+        if (json_array_size(names) < kShown) {
+            json_array_append_new(names, json_text(name));
+        }
+    }
+    json_t* unordered = json_object();
+    set_number(unordered, "count", count);
+    json_object_set_new(unordered, "names", names);
+    json_object_set_new(object, "unordered", unordered);
+    return object;
+}
+
 json_t* running_array(const CatalogueEntry& entry, const Container& container) {
     json_t* list = json_array();
     for (const RunningImage& image : entry.running.images) {
@@ -234,7 +271,7 @@ json_t* way_object(const RegistryState& state, Time now) {
 std::string release_of(Reason reason) {
     switch (reason) {
         case Reason::policy_invalid:
-            return "write a policy that exists";
+            return "mend the setting that the sentence names";
         case Reason::reference_invalid:
             return "mend the image field";
         case Reason::stateful:
@@ -250,6 +287,18 @@ std::string release_of(Reason reason) {
                    "the tag's next move";
         case Reason::revert_refused:
             return "reverts: follow in keeld.yaml, or the tag's next move";
+        case Reason::unknown_order:
+            return "a pattern that names a group (?<compare>…), or another tag";
+        case Reason::stream_unknown:
+            return "a pattern that the running tag matches, too";
+        case Reason::stream_jump:
+            return "a pattern that names the stream";
+        case Reason::older_build:
+        case Reason::incomplete:
+            return "the next build of the tags that the sentence names; they are looked at on the "
+                   "schedule";
+        case Reason::awaiting_webhook:
+            return "keel.sh/trigger: poll";
         case Reason::rollout_stalled:
             return "the cluster finishing it, or the tag's next move";
         case Reason::restart_cannot_pull:
@@ -576,20 +625,37 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
     }
     json_object_set_new(object.get(), "target", target);
     const TagInfo* info = verdict.tag ? parts_.tags.find(*verdict.tag) : nullptr;
-    json_t* newest = json_null();
-    if (info != nullptr && !info->current.empty()) {
-        newest = json_object();
-        set(newest, "name", info->tag.name);
-        set(newest, "digest", info->current.to_string());
-        json_object_set_new(newest, "seen", time_or_null(info->since));
-    }
-    json_object_set_new(object.get(), "newest", newest);
+    const Listing* listing =
+        verdict.tag && parts_.listings != nullptr
+            ? parts_.listings->find(verdict.tag->registry, verdict.tag->repository)
+            : nullptr;
+    const auto named = [&](const std::string& name) -> json_t* {
+        if (!verdict.tag || name.empty()) {
+            return json_null();
+        }
+        Tag tag = *verdict.tag;
+        tag.name = name;
+        const TagInfo* known = parts_.tags.find(tag);
+        const bool answered = known != nullptr && !known->current.empty();
+        json_t* item = json_object();
+        set(item, "name", name);
+        set_or_null(item, "digest", answered ? known->current.to_string() : "");
+        json_object_set_new(item, "seen",
+                            time_or_null(answered             ? known->since
+                                         : listing != nullptr ? listing->at
+                                                              : Time{}));
+        return item;
+    };
+    const bool current = verdict.newest.empty() && info != nullptr && !info->current.empty();
+    json_object_set_new(object.get(), "newest", named(current ? info->tag.name : verdict.newest));
+    json_object_set_new(object.get(), "allowed", named(verdict.allowed));
+    json_object_set_new(object.get(), "list", list_object(listing));
     json_object_set_new(object.get(), "hold", held_object(info));
     json_object_set_new(object.get(), "settings", settings_object(settings));
     json_t* freshness = json_object();
     json_object_set_new(freshness, "confirmed",
                         info != nullptr ? time_or_null(info->confirmed_at) : json_null());
-    set_or_null(freshness, "by", info != nullptr ? info->confirmed_by : "");
+    set_or_null(freshness, "by", info != nullptr ? marked(info->confirmed_by) : "");
     set_or_null(freshness, "failure", info != nullptr ? info->failure : "");
     set_or_null(freshness, "code", info != nullptr ? info->failure_code : "");
     json_object_set_new(object.get(), "freshness", freshness);

@@ -1,6 +1,8 @@
 #include "keeld/policy/judge.h"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 namespace keel {
 namespace {
@@ -36,6 +38,7 @@ class Judge {
         for (std::size_t i = 0; i < workload_.containers.size(); ++i) {
             result_.containers.push_back(judge_container(i));
         }
+        move_together();
         block_siblings();
         conclude();
         return std::move(result_);
@@ -60,6 +63,9 @@ class Judge {
         if (!standing.ours) {
             return say(verdict, standing.reason, standing.sentence);
         }
+        if (const WorkloadSettings::Fault* fault = result_.settings.blocking()) {
+            return say(verdict, Reason::policy_invalid, fault->text);
+        }
         if (!reference) {
             return say(verdict, Reason::reference_invalid, reference.error().text);
         }
@@ -67,18 +73,54 @@ class Judge {
             return say(verdict, Reason::no_tag,
                        container.image + " names a digest and no tag: nothing can move");
         }
-        if (const WorkloadSettings::Fault* fault = result_.settings.blocking()) {
-            return say(verdict, Reason::policy_invalid, fault->text);
-        }
         if (auto blocked = block_by_kind(verdict, *reference)) {
             return *blocked;
         }
-        if (reference->digest) {
+        if (!result_.settings.monitors(container.own_name())) {
+            return say(verdict, Reason::not_monitored,
+                       "keel.sh/monitorContainers (" + result_.settings.monitor_containers.layer +
+                           ") leaves it out: " + result_.settings.monitor_containers.value);
+        }
+        const Freedom freedom = freedom_of(container, *reference);
+        if (reference->digest && !freedom.digest && !freedom.tag) {
             return say(
                 verdict, Reason::pinned,
                 container.image + " is pinned to a digest; remove the digest to follow the tag");
         }
-        return judge_digest(std::move(verdict), container);
+        ContainerVerdict by_digest = judge_digest(verdict, container, *reference, freedom);
+        return judge_tag(std::move(by_digest), container, *reference, freedom);
+    }
+
+    // What of a reference may be written. A digest in it is somebody's decision, unless we wrote it
+    // or the workload itself says otherwise (policy.md).
+    struct Freedom {
+        bool digest = true;
+        bool tag = false;
+        const char* why_not_tag = "";
+    };
+    Freedom freedom_of(const Container& container, const Reference& reference) const {
+        const WorkloadSettings& settings = result_.settings;
+        const Policy::Kind kind = settings.policy.parsed.kind();
+        const bool own = settings.policy.is_own();
+        const bool force = kind == Policy::Kind::force;
+        Freedom freedom;
+        freedom.tag = !force;
+        if (reference.digest) {
+            const bool ours = knowledge_.wrote(workload_.uid, container.name, container.image);
+            freedom.digest = ours || (force && own);
+            freedom.tag = !force && (ours || own);
+        }
+        if (freedom.tag && container.volume && !settings.image_volumes.parsed) {
+            freedom.tag = false;
+            freedom.why_not_tag =
+                "the tag of an image volume changes only with keel.sh/imageVolumes: \"true\"";
+        }
+        if (freedom.tag && container.init && !settings.init_containers.parsed) {
+            freedom.tag = false;
+            freedom.why_not_tag =
+                "the tag of an init container changes only with keel.sh/initContainers: \"true\"";
+        }
+        return freedom;
     }
 
     // S2: what must not be restarted by default, whatever its policy says.
@@ -113,11 +155,16 @@ class Judge {
         return std::nullopt;
     }
 
-    ContainerVerdict judge_digest(ContainerVerdict verdict, const Container& container) {
+    ContainerVerdict judge_digest(ContainerVerdict verdict, const Container& container,
+                                  const Reference& reference, const Freedom& freedom) {
         const Tag& tag = *verdict.tag;
         const TagInfo* info = knowledge_.tags.find(tag);
-        const bool pulls = container.pull == PullPolicy::always;
+        const bool pulls = container.pull == PullPolicy::always && !reference.digest;
         if (info == nullptr || info->pulled().empty()) {
+            if (by_webhooks_alone()) {
+                return say(verdict, Reason::awaiting_webhook,
+                           "nothing is known of " + tag.to_string() + ", and " + push_note());
+            }
             verdict.would_change = pulls;
             const std::string why = info != nullptr && !info->failure.empty()
                                         ? info->failure
@@ -126,7 +173,12 @@ class Judge {
                        "nothing is known of " + tag.to_string() + ": " + why);
         }
         const Digest& wanted = info->pulled();
-        if (workload_.key.kind == WorkloadKind::cron_job) {
+        if (reference.digest && *reference.digest == wanted) {
+            return say(
+                verdict, Reason::up_to_date,
+                "it is pinned to " + brief(wanted.to_string()) + ", which is what the tag answers");
+        }
+        if (workload_.key.kind == WorkloadKind::cron_job && !reference.digest) {
             return pulls ? say(verdict, Reason::at_next_run,
                                "its next run pulls " + brief(wanted.to_string()) + held_note(*info))
                          : say(verdict, Reason::restart_cannot_pull,
@@ -172,9 +224,9 @@ class Judge {
         }
         if (found.result == Result::unknown) {
             verdict.would_change = pulls;
-            if (const std::string* why = knowledge_.fetch_failure(wanted)) {
+            if (const Error* why = knowledge_.fetch_failure(wanted)) {
                 return say(verdict, Reason::target_not_pullable,
-                           brief(wanted.to_string()) + " cannot be fetched: " + *why);
+                           brief(wanted.to_string()) + " cannot be fetched: " + why->text);
             }
             return say(verdict, Reason::no_answer,
                        "what " + brief(wanted.to_string()) + " holds has not been read yet");
@@ -185,6 +237,17 @@ class Judge {
         verdict.would_change = pulls;
         verdict.target = Target{container.name, tag, found.from, wanted};
         verdict.revert = found.newer;
+        if (reference.digest) {
+            const std::optional<std::string> image = reference.with_tag(tag.name, wanted);
+            if (!freedom.digest || !image) {
+                return say(verdict, Reason::pinned,
+                           "the tag answers " + brief(wanted.to_string()) + ", and " +
+                               container.image +
+                               " is pinned; only a newer tag would replace the digest");
+            }
+            verdict.target->image = *image;
+            verdict.target->from_image = container.image;
+        }
         return judge_move(std::move(verdict), container, *info);
     }
 
@@ -207,12 +270,11 @@ class Judge {
         }
         if (same) {
             return say(verdict, Reason::up_to_date,
-                       "it runs " + runs + ", which is what the tag answers" + tag_note());
+                       "it runs " + runs + ", which is what the tag answers");
         }
         return say(verdict, Reason::same_content,
                    "the tag answers " + runs +
-                       ", which holds the same content for this platform as what runs" +
-                       tag_note());
+                       ", which holds the same content for this platform as what runs");
     }
 
     ContainerVerdict judge_move(ContainerVerdict verdict, const Container& container,
@@ -242,11 +304,28 @@ class Judge {
                            "written twice: " +
                            *why);
         }
-        if (container.pull != PullPolicy::always) {
+        // Another reference is pulled under every policy but Never.
+        if (verdict.target->image.empty() ? container.pull != PullPolicy::always
+                                          : container.pull == PullPolicy::never) {
             return say(verdict, Reason::restart_cannot_pull,
                        move +
                            ": its pull policy is not Always, so a restart would run the old "
                            "content again");
+        }
+        if (auto blocked = block_by_state(verdict, move)) {
+            return *blocked;
+        }
+        return say(verdict, Reason::digest_moved,
+                   (info.held ? "a pull of " + info.tag.to_string() + " gets another digest: "
+                              : "the digest of " + info.tag.to_string() + " moved: ") +
+                       move);
+    }
+
+    // What keeps every move of this workload from being made.
+    std::optional<ContainerVerdict> block_by_state(const ContainerVerdict& verdict,
+                                                   const std::string& move) const {
+        if (by_webhooks_alone()) {
+            return say(verdict, Reason::awaiting_webhook, move + ": " + push_note());
         }
         if (workload_.on_delete) {
             return say(verdict, Reason::on_delete, move + ": its update strategy is OnDelete");
@@ -260,10 +339,14 @@ class Judge {
         if (workload_.replicas == 0) {
             return say(verdict, Reason::scaled_to_zero, move + ": it has no replicas");
         }
-        return say(verdict, Reason::digest_moved,
-                   (info.held ? "a pull of " + info.tag.to_string() + " gets another digest: "
-                              : "the digest of " + info.tag.to_string() + " moved: ") +
-                       move + tag_note());
+        return std::nullopt;
+    }
+
+    bool by_webhooks_alone() const { return result_.settings.trigger.parsed == Trigger::push; }
+    std::string push_note() const {
+        return "keel.sh/trigger is \"" + result_.settings.trigger.value + "\" (" +
+               result_.settings.trigger.layer +
+               "), so that webhooks alone move it, which this version does not take";
     }
 
     static std::string reverting(const TagInfo& info) {
@@ -288,11 +371,341 @@ class Judge {
                                             : "; newest: " + brief(info.current.to_string()));
     }
 
-    // Tag policies follow the digest in this version; the tag itself stays.
-    std::string tag_note() const {
-        return result_.settings.policy.parsed.kind() != Policy::Kind::force
-                   ? "; this version does not choose newer tags"
-                   : "";
+    // --- newer tags ---
+
+    using Want = WorkloadVerdict::Want;
+    void want(Want::What what, const Tag& tag, const Digest& digest = {}) {
+        Want one{what, tag, digest};
+        if (std::ranges::find(result_.wants, one) == result_.wants.end()) {
+            result_.wants.push_back(std::move(one));
+        }
+    }
+
+    // What the list of tags says, beside what the digest of the current one does. A newer tag wins;
+    // where it is not to be had for its own sake, the digest is followed.
+    ContainerVerdict judge_tag(ContainerVerdict by_digest, const Container& container,
+                               const Reference& reference, const Freedom& freedom) {
+        static const Listing kNone;
+        const Tag tag = *by_digest.tag;
+        const Listing* listing = knowledge_.listing(tag);
+        const bool listed = listing != nullptr && listing->known();
+        const auto choose = [&](const std::vector<std::string>& passed_over) {
+            return knowledge_.choices.choose(listed ? *listing : kNone, tag, result_.settings,
+                                             knowledge_.first_seen, passed_over);
+        };
+        Choice choice = choose({});
+        by_digest.newest = choice.beyond.empty() ? choice.selected : choice.beyond;
+        by_digest.allowed = choice.selected;
+        if (!listed) {
+            return without_list(std::move(by_digest), listing, choice);
+        }
+        if (choice.reason == Reason::policy_invalid) {
+            return say(by_digest, choice.reason, choice.sentence);
+        }
+        if (choice.reason != Reason::newer_tag) {
+            return beside_digest(std::move(by_digest), choice.reason, choice.sentence);
+        }
+        if (!freedom.tag) {
+            by_digest.allowed.clear();
+            return beside_digest(std::move(by_digest), Reason::beyond_policy,
+                                 choice.sentence + ", but " + freedom.why_not_tag);
+        }
+        const TagInfo* info = knowledge_.tags.find(tag);
+        if (info != nullptr && info->held) {
+            return beside_digest(std::move(by_digest), Reason::beyond_policy,
+                                 choice.sentence + ", but the tag stays while it is held");
+        }
+        return judge_candidates(std::move(by_digest), container, reference, std::move(choice),
+                                choose);
+    }
+
+    // Nothing is known of what tags there are.
+    ContainerVerdict without_list(ContainerVerdict by_digest, const Listing* listing,
+                                  const Choice& choice) const {
+        const std::string why = listing != nullptr && !listing->failure.empty()
+                                    ? listing->failure
+                                    : "it has not been listed yet";
+        const Policy::Kind kind = result_.settings.policy.parsed.kind();
+        if (kind == Policy::Kind::force || choice.reason == Reason::fixed_tag ||
+            by_webhooks_alone()) {
+            return beside_digest(std::move(by_digest), choice.reason, choice.sentence);
+        }
+        return beside_digest(
+            std::move(by_digest),
+            choice.reason == Reason::stream_unknown ? choice.reason : Reason::no_answer,
+            "which tags " + by_digest.tag->registry + "/" + by_digest.tag->repository +
+                " has is not known: " + why);
+    }
+
+    // The tag stays, for this reason. What the digest does goes on as it would.
+    ContainerVerdict beside_digest(ContainerVerdict by_digest, Reason reason,
+                                   const std::string& sentence) const {
+        const std::string both = by_digest.sentence + "; " + sentence;
+        const bool blocks = verdict_of(reason) == Verdict::blocked;
+        if (by_digest.verdict == Verdict::roll || !blocks) {
+            const bool plain = by_digest.reason == Reason::up_to_date;
+            const bool told = reason != Reason::up_to_date;
+            return say(by_digest, plain ? reason : by_digest.reason,
+                       told ? both : by_digest.sentence);
+        }
+        if (by_digest.verdict == Verdict::current) {
+            return say(by_digest, reason, sentence);
+        }
+        return reason < by_digest.reason ? say(by_digest, reason, sentence)
+                                         : say(by_digest, by_digest.reason, both);
+    }
+
+    // What is known of one tag that the policy allows.
+    struct Candidate {
+        enum class State {
+            fit,
+            waiting,      // for answers that are on their way
+            passed_over,  // the next lower one is taken
+            refused       // for its own sake, and with it all lower ones
+        } state = State::fit;
+        Reason reason = Reason::newer_tag;
+        std::string why;
+        Digest digest;
+    };
+
+    template <class Choose>
+    ContainerVerdict judge_candidates(ContainerVerdict by_digest, const Container& container,
+                                      const Reference& reference, Choice choice,
+                                      const Choose& choose) {
+        constexpr std::size_t kMostPassedOver = 32;
+        std::vector<std::string> passed_over;
+        std::string notes;
+        Reason reason = Reason::incomplete;
+        while (choice.reason == Reason::newer_tag && !choice.selected.empty() &&
+               passed_over.size() < kMostPassedOver) {
+            Tag tag = *by_digest.tag;
+            tag.name = choice.selected;
+            const Candidate candidate = look_at(tag, container);
+            if (candidate.state != Candidate::State::passed_over) {
+                return judge_candidate(std::move(by_digest), container, reference, tag, candidate,
+                                       choice.sentence + notes);
+            }
+            reason = candidate.reason;
+            notes += "; " + tag.name + " is passed over: " + candidate.why;
+            passed_over.push_back(tag.name);
+            choice = choose(passed_over);
+        }
+        if (verdict_of(choice.reason) == Verdict::blocked) {
+            reason = choice.reason;
+        }
+        return beside_digest(std::move(by_digest), reason, choice.sentence + notes);
+    }
+
+    ContainerVerdict judge_candidate(ContainerVerdict by_digest, const Container& container,
+                                     const Reference& reference, const Tag& tag,
+                                     const Candidate& candidate, const std::string& sentence) {
+        if (candidate.state == Candidate::State::refused) {
+            return beside_digest(std::move(by_digest), candidate.reason,
+                                 sentence + ", but " + candidate.why);
+        }
+        if (candidate.state == Candidate::State::waiting) {
+            ContainerVerdict verdict = by_digest;
+            verdict.target.reset();
+            verdict.would_change = false;
+            return say(verdict, Reason::no_answer, sentence + "; " + candidate.why);
+        }
+        const std::optional<std::string> image = reference.with_tag(tag.name, candidate.digest);
+        if (!image) {
+            return beside_digest(std::move(by_digest), Reason::reference_invalid,
+                                 container.image + " cannot name " + tag.name);
+        }
+        ContainerVerdict verdict = by_digest;
+        verdict.allowed = tag.name;
+        verdict.revert = false;
+        verdict.would_change = false;
+        verdict.target = Target{container.name,   tag,    runs_most(container),
+                                candidate.digest, *image, container.image};
+        if (const std::string* why = knowledge_.rejected(workload_.uid, *verdict.target)) {
+            return beside_digest(std::move(by_digest), Reason::target_rejected,
+                                 sentence + ", but it failed here before: " + *why);
+        }
+        if (const std::string* why = knowledge_.stalled(workload_.uid, *verdict.target)) {
+            return beside_digest(
+                std::move(by_digest), Reason::rollout_stalled,
+                sentence + ", but it was rolled out already and did not arrive: " + *why);
+        }
+        if (container.pull == PullPolicy::never) {
+            return say(verdict, Reason::restart_cannot_pull,
+                       sentence + ", but its pull policy is Never");
+        }
+        if (auto blocked = block_by_state(verdict, sentence)) {
+            return *blocked;
+        }
+        const bool told = workload_.key.kind != WorkloadKind::cron_job && !container.volume;
+        if (told && verdict.target->from.empty()) {
+            return say(verdict, Reason::no_baseline,
+                       sentence + (entry_.running.known
+                                       ? ", but none of its pods has started this container yet"
+                                       : ", but its pods have not been read yet"));
+        }
+        return say(verdict, Reason::newer_tag,
+                   sentence + "; it answers " + brief(candidate.digest.to_string()));
+    }
+
+    Candidate look_at(const Tag& tag, const Container& container) {
+        using State = Candidate::State;
+        want(Want::What::answer, tag);
+        const TagInfo* info = knowledge_.tags.find(tag);
+        if (info == nullptr || info->pulled().empty()) {
+            if (info == nullptr || info->failure.empty()) {
+                return {State::waiting, Reason::no_answer, "its digest is being asked for", {}};
+            }
+            const bool gone = info->failure_code == "not-found";
+            return gone ? Candidate{State::passed_over,
+                                    Reason::incomplete,
+                                    "it is listed, and " + info->failure,
+                                    {}}
+                        : Candidate{State::refused, Reason::no_answer, info->failure, {}};
+        }
+        const Digest& digest = info->pulled();
+        if (info->held && !info->held->everywhere) {
+            return {State::refused, Reason::held_at_cache,
+                    "the caches do not hold it alike: " + info->held->caches, digest};
+        }
+        if (!info->held && !info->pending.empty()) {
+            return {State::refused, Reason::revert_unconfirmed, reverting(*info), digest};
+        }
+        const Content* content = knowledge_.content(digest);
+        if (content != nullptr && !content->platforms.empty()) {
+            for (const std::string& platform : platforms_needed(container)) {
+                if (content->entries_for(platform).empty()) {
+                    return {State::passed_over, Reason::incomplete,
+                            "it is not made for " + platform, digest};
+                }
+            }
+        }
+        const std::set<std::string> platforms = platforms_compared(container);
+        if (content == nullptr || !tells_age(*content, platforms)) {
+            if (const Error* why = knowledge_.fetch_failure(digest)) {
+                const bool gone = why->code == "not-found";
+                return {gone ? State::passed_over : State::refused,
+                        gone ? Reason::incomplete : Reason::no_answer,
+                        brief(digest.to_string()) + " cannot be fetched: " + why->text, digest};
+            }
+            want(Want::What::created, tag, digest);
+            return {State::waiting, Reason::no_answer, "what it holds is being read", digest};
+        }
+        return compare_age(container, platforms, digest, *content);
+    }
+
+    // Where its pods are; where they do not tell, all nodes' ones.
+    std::set<std::string> platforms_compared(const Container& container) const {
+        std::set<std::string> platforms;
+        for (const RunningImage& image : entry_.running.images) {
+            if (image.container == container.name && image.init == container.init) {
+                platforms.insert(image.platform);
+            }
+        }
+        if (platforms.empty()) {
+            const std::vector<std::string> nodes = knowledge_.platforms();
+            platforms.insert(nodes.begin(), nodes.end());
+        }
+        return platforms.empty() ? std::set<std::string>{""} : platforms;
+    }
+
+    // Whether what the images themselves say of their age has been read.
+    static bool tells_age(const Content& content, const std::set<std::string>& platforms) {
+        return std::ranges::all_of(platforms, [&content](const std::string& platform) {
+            return std::ranges::all_of(content.entries_for(platform),
+                                       [](const auto* one) { return one->created.has_value(); });
+        });
+    }
+
+    // When the newest image for the platform was made; epoch: it does not say, or before 2000, as
+    // reproducible builds do.
+    static Time made_at(const Content& content, const std::string& platform) {
+        constexpr Time k2000{std::chrono::sys_days{std::chrono::year{2000} / 1 / 1}};
+        Time newest{};
+        for (const PlatformContent* one : content.entries_for(platform)) {
+            newest = std::max(newest, one->created.value_or(Time{}));
+        }
+        return newest > k2000 ? newest : Time{};
+    }
+
+    // An image that was built well before what runs is no newer version, whatever its name.
+    Candidate compare_age(const Container& container, const std::set<std::string>& platforms,
+                          const Digest& digest, const Content& content) {
+        using State = Candidate::State;
+        constexpr auto kTolerated = std::chrono::hours{24};
+        const std::size_t at = static_cast<std::size_t>(&container - workload_.containers.data());
+        for (const Digest& running : runs(container)) {
+            const Content* known = knowledge_.content(running);
+            if (known == nullptr || !tells_age(*known, platforms)) {
+                if (knowledge_.fetch_failure(running) != nullptr) {
+                    continue;  // gone from the registry: nobody knows
+                }
+                want(Want::What::created, *entry_.references[at]->tag(), running);
+                return {State::waiting, Reason::no_answer, "the age of what runs is being read",
+                        digest};
+            }
+            for (const std::string& platform : platforms) {
+                const Time ours = made_at(*known, platform);
+                const Time theirs = made_at(content, platform);
+                if (ours != Time{} && theirs != Time{} && theirs + kTolerated < ours) {
+                    return {
+                        State::passed_over, Reason::older_build,
+                        "it was built " + format_time(theirs) + ", what runs " + format_time(ours),
+                        digest};
+                }
+            }
+        }
+        return {State::fit, Reason::newer_tag, "", digest};
+    }
+
+    // The platforms that the container may run on: where its pods are, and the nodes that what runs
+    // now is made for.
+    std::set<std::string> platforms_needed(const Container& container) const {
+        std::set<std::string> needed;
+        const std::vector<std::string> nodes = knowledge_.platforms();
+        for (const RunningImage& image : entry_.running.images) {
+            if (!image.platform.empty()) {
+                needed.insert(image.platform);
+            }
+        }
+        for (const Digest& digest : runs(container)) {
+            const Content* content = knowledge_.content(digest);
+            for (const std::string& node : nodes) {
+                if (content != nullptr &&
+                    std::ranges::any_of(content->entries_for(node),
+                                        [](const auto* one) { return !one->platform.empty(); })) {
+                    needed.insert(node);
+                }
+            }
+        }
+        return needed;
+    }
+
+    // The digests that pods run in the container; what its tag answers where pods do not tell.
+    std::vector<Digest> runs(const Container& container) const {
+        std::vector<Digest> digests;
+        for (const RunningImage& image : entry_.running.images) {
+            const std::optional<Digest> digest = Digest::parse(image.digest);
+            if (image.container == container.name && image.init == container.init && digest) {
+                digests.push_back(*digest);
+            }
+        }
+        const std::size_t at = static_cast<std::size_t>(&container - workload_.containers.data());
+        const TagInfo* info = knowledge_.tags.find(*entry_.references[at]->tag());
+        if (digests.empty() && info != nullptr && !info->pulled().empty()) {
+            digests.push_back(info->pulled());
+        }
+        return digests;
+    }
+
+    std::string runs_most(const Container& container) const {
+        const RunningImage* most = nullptr;
+        for (const RunningImage& image : entry_.running.images) {
+            if (image.container == container.name && image.init == container.init &&
+                !image.digest.empty() && (most == nullptr || image.pods > most->pods)) {
+                most = &image;
+            }
+        }
+        return most != nullptr ? most->digest : "";
     }
 
     Comparison compare(const Container& container, const Tag& tag, const Digest& target) {
@@ -355,10 +768,10 @@ class Judge {
         const Content* known = knowledge_.content(reported);
         const bool lost = known == nullptr && knowledge_.fetch_failure(reported) != nullptr;
         if (known == nullptr && !lost) {
-            result_.wants.push_back({tag, reported});
+            want(WorkloadVerdict::Want::What::content, tag, reported);
         }
         if (content == nullptr) {
-            result_.wants.push_back({tag, target});
+            want(WorkloadVerdict::Want::What::content, tag, target);
             return SameContent::unknown;
         }
         const SameContent same = compare_content(reported, known, *content, platform);
@@ -366,6 +779,32 @@ class Judge {
         // moved.
         return same == SameContent::unknown && (lost || known != nullptr) ? SameContent::different
                                                                           : same;
+    }
+
+    // Containers with equal references move together, or not at all.
+    void move_together() {
+        for (std::size_t i = 0; i < result_.containers.size(); ++i) {
+            ContainerVerdict& one = result_.containers[i];
+            if (one.verdict != Verdict::roll || one.target->image.empty()) {
+                continue;
+            }
+            for (std::size_t j = 0; j < result_.containers.size(); ++j) {
+                const ContainerVerdict& other = result_.containers[j];
+                const bool equal = other.tag == one.tag && entry_.references[j] &&
+                                   entry_.references[j]->digest == entry_.references[i]->digest;
+                const bool along = other.verdict == Verdict::roll &&
+                                   other.target->tag == one.target->tag &&
+                                   other.target->to == one.target->to;
+                // One that this loop has stopped waits for the one that stopped it, not for us.
+                if (equal && !along && other.reason != Reason::sibling_blocked) {
+                    one = say(
+                        one, Reason::sibling_blocked,
+                        one.sentence + "; but container " + workload_.containers[j].name +
+                            " has the same reference and does not move with it: " + other.sentence);
+                    break;
+                }
+            }
+        }
     }
 
     // A restart changes every container that pulls: it waits for all of them.
@@ -403,6 +842,12 @@ class Judge {
         result_.reason = first->reason;
         const std::size_t at = static_cast<std::size_t>(first - result_.containers.begin());
         result_.sentence = "container " + workload_.containers[at].name + ": " + first->sentence;
+        const Setting& policy = result_.settings.policy;
+        if (result_.standing.ours && policy.value == "force" && policy.layer != "default" &&
+            !result_.settings.match_tag.parsed) {
+            result_.sentence +=
+                "; Keel's force without matchTag would take other tags, here it follows the digest";
+        }
         for (const ContainerVerdict& one : result_.containers) {
             if (one.verdict == Verdict::roll) {
                 result_.targets.push_back(*one.target);

@@ -9,8 +9,10 @@
 
 #include "core/verdict.h"
 #include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/listings.h"
 #include "keeld/catalogue/tags.h"
 #include "keeld/config.h"
+#include "keeld/policy/choices.h"
 #include "keeld/policy/settings.h"
 #include "keeld/registry/content.h"
 
@@ -38,6 +40,8 @@ struct ContainerVerdict {
     std::optional<Target> target;  // with `roll`
     bool would_change = false;     // a restart would give it other content than it runs, or might
     bool revert = false;           // the target is older than what runs, by our own ledger
+    std::string allowed;           // the newer name that the policy allows, taken or not; or empty
+    std::string newest;            // the newest name that is known in the tag's stream
 };
 
 struct WorkloadVerdict {
@@ -50,10 +54,18 @@ struct WorkloadVerdict {
     std::vector<Target> targets;               // of a restart, if one is due; empty otherwise
     bool needs_approval = false;               // a confirmed revert under `reverts: ask`
 
-    // Contents that must be known before more can be said.
+    // What must be known before more can be said, or must stay known while it bears on this.
     struct Want {
+        enum class What : std::uint8_t {
+            answer,   // the digest of a tag that no container refers to: looked at on the schedule
+            content,  // what the digest holds
+            created,  // and when that was made
+        };
+        What what = What::content;
         Tag tag;
-        Digest digest;
+        Digest digest{};  // but of an answer
+
+        friend bool operator==(const Want&, const Want&) = default;
     };
     std::vector<Want> wants;
 };
@@ -63,12 +75,21 @@ struct Knowledge {
     const Config& config;
     const Catalogue& catalogue;
     const Tags& tags;
+    Choices& choices;
     std::function<const Content*(const Digest&)> content;  // null: not known
-    std::function<const std::string*(const Digest&)>
+    std::function<const Error*(const Digest&)>
         fetch_failure;  // asked for and not to be had: why; null: it is not
     // Why this target of the workload with this UID is not tried (again); null: it may be.
     std::function<const std::string*(const std::string&, const Target&)> rejected;
     std::function<const std::string*(const std::string&, const Target&)> stalled;
+    // Of the tag's repository; null: its list was never asked for.
+    std::function<const Listing*(const Tag&)> listing;
+    // The number of the list that had the tag first; nullopt: none had it.
+    std::function<std::optional<std::uint64_t>(const Tag&)> first_seen;
+    // Whether our own ledger shows that keeld wrote this text into the image field of the container
+    // of the workload with this UID.
+    std::function<bool(const std::string&, const std::string&, const std::string&)> wrote;
+    std::function<std::vector<std::string>()> platforms;  // of the cluster's nodes
 };
 
 [[nodiscard]] WorkloadVerdict judge(const CatalogueEntry& entry, const Knowledge& knowledge);

@@ -39,7 +39,11 @@ void Planner::reconsider(const WorkloadKey& key) {
 }
 
 void Planner::reconsider(const Tag& tag) {
-    for (const WorkloadKey& key : parts_.catalogue.consumers(tag)) {
+    std::set<WorkloadKey> concerned = parts_.catalogue.consumers(tag);
+    if (const auto found = askers_.find(tag); found != askers_.end()) {
+        concerned.insert(found->second.begin(), found->second.end());
+    }
+    for (const WorkloadKey& key : concerned) {
         reconsider(key);
         if (parts_.rollouts != nullptr) {
             parts_.rollouts->notify(key);
@@ -64,10 +68,11 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
         parts_.config,
         parts_.catalogue,
         parts_.tags,
+        choices_,
         [this](const Digest& digest) { return parts_.registry.known_content(digest); },
         [this](const Digest& digest) {
             const auto found = failed_.find(digest);
-            return found != failed_.end() && found->second.times >= kLost ? &found->second.text
+            return found != failed_.end() && found->second.times >= kLost ? &found->second.error
                                                                           : nullptr;
         },
         [this](const std::string& uid, const Target& target) {
@@ -76,17 +81,27 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
         [this](const std::string& uid, const Target& target) {
             return parts_.rollouts != nullptr ? parts_.rollouts->stalled(uid, target) : nullptr;
         },
+        [this](const Tag& tag) { return parts_.listings.find(tag.registry, tag.repository); },
+        [this](const Tag& tag) {
+            return parts_.listings.first_seen(tag.registry, tag.repository, tag.name);
+        },
+        [this](const std::string& uid, const std::string& container, const std::string& image) {
+            return parts_.rollouts != nullptr && parts_.rollouts->wrote(uid, container, image);
+        },
+        [this] { return parts_.pods.platforms(); },
     };
     return judge(entry, knowledge);
 }
 
 bool Planner::in_use(const Tag& tag) const {
-    return std::ranges::any_of(parts_.catalogue.consumers(tag), [this](const WorkloadKey& key) {
-        const CatalogueEntry* entry = parts_.catalogue.find(key);
-        return entry != nullptr &&
-               standing_of(entry->object, parts_.catalogue.find_namespace(key.ns), parts_.config)
-                   .ours;
-    });
+    return askers_.contains(tag) ||
+           std::ranges::any_of(parts_.catalogue.consumers(tag), [this](const WorkloadKey& key) {
+               const CatalogueEntry* entry = parts_.catalogue.find(key);
+               return entry != nullptr &&
+                      standing_of(entry->object, parts_.catalogue.find_namespace(key.ns),
+                                  parts_.config)
+                          .ours;
+           });
 }
 
 Task<void> Planner::run() {
@@ -107,11 +122,13 @@ void Planner::consider(const WorkloadKey& key) {
     const CatalogueEntry* entry = parts_.catalogue.find(key);
     if (entry == nullptr) {
         decided_.erase(key);
+        ask(key, {});
         parts_.rollouts->notify(key);
         return;
     }
     parts_.rollouts->notify(key);
     const WorkloadVerdict verdict = this->verdict(*entry);
+    ask(key, verdict);
     if (!verdict.standing.ours) {
         return;
     }
@@ -128,9 +145,6 @@ void Planner::consider(const WorkloadKey& key) {
             parts_.schedule.want_confirmation(*one.tag);
         }
     }
-    for (const WorkloadVerdict::Want& want : verdict.wants) {
-        fetch(want);
-    }
     // While a rollout is under way its pods are still the old ones, and that is no news.
     const std::optional<RolloutRow> rollout = parts_.rollouts->active(key);
     if (!rollout || rollout->state == "waiting") {
@@ -140,6 +154,40 @@ void Planner::consider(const WorkloadKey& key) {
     const bool known = entry->running.known || key.kind == WorkloadKind::cron_job;
     if (!verdict.targets.empty() && known) {
         parts_.rollouts->offer(key, verdict);
+    }
+}
+
+// Fetches what the verdict lacks, and follows the tags that the workload may change to for as long
+// as it may.
+void Planner::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+    std::set<Tag> now;
+    for (const WorkloadVerdict::Want& want : verdict.wants) {
+        if (want.what == WorkloadVerdict::Want::What::answer) {
+            now.insert(want.tag);
+        } else {
+            fetch(want);
+        }
+    }
+    const auto before = asked_.find(key);
+    if (before != asked_.end()) {
+        for (const Tag& tag : before->second) {
+            const auto found = askers_.find(tag);
+            if (!now.contains(tag) && found != askers_.end()) {
+                found->second.erase(key);
+                if (found->second.empty()) {
+                    askers_.erase(found);
+                }
+            }
+        }
+    }
+    for (const Tag& tag : now) {
+        askers_[tag].insert(key);
+        parts_.schedule.follow(tag);
+    }
+    if (now.empty()) {
+        asked_.erase(key);
+    } else {
+        asked_[key] = std::move(now);
     }
 }
 
@@ -203,8 +251,9 @@ void Planner::fetch(const WorkloadVerdict::Want& want) {
 
 Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
     const std::vector<std::string> platforms = parts_.pods.platforms();
+    const bool with_created = want.what == WorkloadVerdict::Want::What::created;
     const Expected<Content> content =
-        co_await parts_.registry.content(want.tag, want.digest, platforms);
+        co_await parts_.registry.content(want.tag, want.digest, platforms, with_created);
     if (content) {
         failed_.erase(want.digest);
         fetched(want.digest);
@@ -214,7 +263,7 @@ Task<void> Planner::fetch_content(WorkloadVerdict::Want want) {
     // alone.
     Failure& failure = failed_[want.digest];
     ++failure.times;
-    failure.text = content.error().text;
+    failure.error = content.error();
     if (failure.times == kLost) {
         for (const Tag& tag : fetching_[want.digest]) {
             reconsider(tag);

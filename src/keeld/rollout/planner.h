@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "keeld/catalogue/catalogue.h"
+#include "keeld/catalogue/listings.h"
 #include "keeld/catalogue/observations.h"
 #include "keeld/catalogue/pods.h"
 #include "keeld/catalogue/tags.h"
@@ -37,6 +38,7 @@ class Planner {
         PodReader& pods;
         Ledger& ledger;
         Schedule& schedule;
+        const Listings& listings;
         Rollouts*& rollouts;  // made after the planner, because it asks the planner
     };
     explicit Planner(Parts parts);
@@ -48,7 +50,7 @@ class Planner {
 
     // The verdict from what is known now.
     [[nodiscard]] WorkloadVerdict verdict(const CatalogueEntry& entry) const;
-    // Whether some enrolled, not vetoed workload follows the tag.
+    // Whether some enrolled, not vetoed workload follows the tag, or may change to it.
     [[nodiscard]] bool in_use(const Tag& tag) const;
 
     // Judges what is to be judged until stop().
@@ -66,6 +68,7 @@ class Planner {
     void consider(const WorkloadKey& key);
     void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
                       const WorkloadVerdict& verdict);
+    void ask(const WorkloadKey& key, const WorkloadVerdict& verdict);
     void fetch(const WorkloadVerdict::Want& want);
     Task<void> fetch_content(WorkloadVerdict::Want want);
     void fetched(const Digest& digest);
@@ -73,13 +76,17 @@ class Planner {
     [[nodiscard]] std::vector<WorkloadKey> stale_workloads() const;
 
     Parts parts_;
+    mutable Choices choices_;
     std::set<WorkloadKey> dirty_;
+    // Tags that workloads may change to: who asks for them, and what each workload asks for.
+    std::unordered_map<Tag, std::set<WorkloadKey>> askers_;
+    std::map<WorkloadKey, std::set<Tag>> asked_;
     std::map<WorkloadKey, std::string> decided_;  // the newest decision in the ledger, as one text
     std::map<Digest, std::set<Tag>>
         fetching_;  // contents on their way, and whose workloads wait for them
     struct Failure {
         int times = 0;
-        std::string text;
+        Error error;
     };
     std::unordered_map<Digest, Failure> failed_;  // contents that were not to be had, and why
     std::set<std::string> read_;                  // namespaces whose pods are known

@@ -47,7 +47,11 @@ const std::string kWorkload =
     kOld + R"(","pods":2,"platform":"linux/amd64","since":"2026-11-22T11:00:00.000Z"}],
 "verdict":"roll","reason":"digest-moved","sentence":"It moved.","target":{"name":"8","digest":")" +
     kNew + R"("},"newest":{"name":"8","digest":")" + kNew + R"(","seen":"2026-11-22T11:30:00.000Z"},
-"settings":{"policy":{"value":"force","layer":"default","overridden":[{"value":"never","layer":"phase"}]}},
+"allowed":{"name":"8.2","digest":null,"seen":null},
+"list":{"read":null,"names":3,"complete":true,"failure":null,"unordered":{"count":2,"names":["8_x"]}},
+"settings":{"policy":{"value":"force","layer":"default","overridden":[{"value":"never","layer":"phase"}]},
+"trigger":{"value":"all","layer":"default","overridden":[]},"step":{"value":"next","layer":"workload label","overridden":[]},
+"faults":["keel.sh/pollSchedule: no"]},
 "freshness":{"confirmed":"2026-11-22T11:59:00.000Z","by":"cache-a","failure":null}}],
 "rollout":{"id":"r1","workload":"Deployment/website/blog","state":"waiting","reason":"awaiting-pacing","text":"waits",
 "targets":[{"container":"app","tag":"docker.io/library/redis:8","from":")" +
@@ -229,7 +233,11 @@ TEST_F(CommandsTest, WhyTellsEverythingAboutOneWorkload) {
               "    running    sha256:aaaaaaaaaaaa in 2 pods, as of 2026-11-22 11:00:00Z (1h ago)\n"
               "    target     8 at sha256:bbbbbbbbbbbb\n"
               "    newest     8 at sha256:bbbbbbbbbbbb, seen 2026-11-22 11:30:00Z (30m ago)\n"
+              "    allowed    8.2\n"
+              "    no order   2 tags: 8_x …\n"
               "    policy     force, from default; overrides never of phase\n"
+              "    step       next, from workload label\n"
+              "    fault      keel.sh/pollSchedule: no\n"
               "    freshness  confirmed 2026-11-22 11:59:00Z (1m ago) by cache-a\n"
               "rollout r1: waiting (awaiting-pacing)\n"
               "    text     waits\n"

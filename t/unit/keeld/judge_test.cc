@@ -55,8 +55,9 @@ class World {
     }
     // The digest is an index for amd64 with this config.
     void know(char hex, char config) {
-        contents[digest(hex)] = Content{
-            digest(hex), ManifestKind::index, {{"linux/amd64", digest(config), digest(config)}}};
+        contents[digest(hex)] = Content{digest(hex),
+                                        ManifestKind::index,
+                                        {{"linux/amd64", digest(config), digest(config), Time{}}}};
     }
     Container& app() { return workload.containers.front(); }
 
@@ -79,9 +80,23 @@ class World {
                 return found != map.end() ? &found->second : nullptr;
             };
         };
-        const Knowledge knowledge{config,           catalogue,      tags,
-                                  look(contents),   look(failures), targeted(rejected),
-                                  targeted(stalled)};
+        const Knowledge knowledge{
+            config,
+            catalogue,
+            tags,
+            choices,
+            look(contents),
+            look(failures),
+            targeted(rejected),
+            targeted(stalled),
+            [this](const Tag& one) { return listings.find(one.registry, one.repository); },
+            [this](const Tag& one) {
+                return listings.first_seen(one.registry, one.repository, one.name);
+            },
+            [this](const std::string& uid, const std::string& name, const std::string& image) {
+                return written == uid + " " + name + " " + image;
+            },
+            [this] { return nodes; }};
         return keel::judge(*std::as_const(catalogue).find(workload.key), knowledge);
     }
 
@@ -95,9 +110,13 @@ class World {
     Workload workload;
     Running running;
     std::map<Digest, Content> contents;
-    std::map<Digest, std::string> failures;
+    std::map<Digest, Error> failures;
     std::map<std::string, std::string> rejected;  // "uid container digest" → why
     std::map<std::string, std::string> stalled;
+    Listings listings{*ledger};
+    Choices choices;
+    std::string written;  // "uid container image" that keeld wrote
+    std::vector<std::string> nodes{kAmd};
 };
 
 std::string name_of(Reason reason) {
@@ -288,13 +307,13 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"ContentNotToBeHad",
              [](World& w) {
                  w.contents.clear();
-                 w.failures[digest('b')] = "answered 500";
+                 w.failures[digest('b')] = Error{"unavailable", "answered 500"};
              },
              Reason::target_not_pullable},
         Case{"OnlyWhatRunsIsNotToBeHad",
              [](World& w) {
                  w.contents.erase(digest('a'));
-                 w.failures[digest('a')] = "answered 404";
+                 w.failures[digest('a')] = Error{"not-found", "answered 404"};
              },
              Reason::digest_moved},
         Case{"NothingForThePlatform",
@@ -311,7 +330,7 @@ INSTANTIATE_TEST_SUITE_P(
                  w.running.images.clear();
                  w.runs("app", 'c', 2);
                  w.contents.erase(digest('b'));
-                 w.failures[digest('b')] = "answered 500";
+                 w.failures[digest('b')] = Error{"unavailable", "answered 500"};
              },
              Reason::revert_unconfirmed},
         Case{"V2_RevertsNever",
@@ -585,6 +604,363 @@ TEST(Judge, R1_AnImageVolumeStandsBesideAContainerThatMoved) {
     EXPECT_EQ(verdict.targets[0].container, "app");
 }
 
+// --- newer tags ---
+
+// The container runs 1.27.1 at digest a, and its tag answers that; the repository has `names`.
+class TagWorld : public World {
+  public:
+    explicit TagWorld(const std::string& policy, std::vector<std::string> names,
+                      const std::string& image = "nginx:1.27.1") {
+        annotate(*this, "keel.sh/policy", policy);
+        app().image = image;
+        see('a', 1, tag(Reference::parse(image)->name));
+        list(std::move(names));
+    }
+    void list(std::vector<std::string> names) {
+        listings.listed("docker.io", "library/nginx", std::move(names), true, at(10));
+    }
+    // A tag that was asked, for amd64 unless said otherwise.
+    void answers(const std::string& name, char hex, const std::string& platform = kAmd) {
+        see(hex, 20, tag(name));
+        contents[digest(hex)] = Content{
+            digest(hex), ManifestKind::index, {{platform, digest(hex), digest(hex), Time{}}}};
+    }
+    void made(char hex, Time when) { contents[digest(hex)].platforms[0].created = when; }
+    bool wants_answer(const std::string& name) {
+        return std::ranges::any_of(judge().wants, [&](const WorkloadVerdict::Want& want) {
+            return want.what == WorkloadVerdict::Want::What::answer && want.tag == tag(name);
+        });
+    }
+    ContainerVerdict verdict() { return judge().containers.front(); }
+};
+
+TEST(JudgeTags, V1_ANewerTagIsWrittenAsTheReferenceIsSpelled) {
+    for (const std::string before :
+         {"docker.io/library/nginx", "nginx", "docker.io/nginx", "index.docker.io/library/nginx"}) {
+        TagWorld world("patch", {"1.27.1", "1.27.2", "1.28.0"}, before + ":1.27.1");
+        EXPECT_EQ(name_of(world.verdict().reason), "no-answer") << "its digest is not known yet";
+        EXPECT_TRUE(world.wants_answer("1.27.2"));
+        world.answers("1.27.2", 'b');
+        const WorkloadVerdict verdict = world.judge();
+        ASSERT_EQ(verdict.targets.size(), 1U) << verdict.sentence;
+        const Target& target = verdict.targets.front();
+        EXPECT_EQ(verdict.reason, Reason::newer_tag);
+        EXPECT_EQ(target.tag, tag("1.27.2"));
+        EXPECT_EQ(target.to, digest('b'));
+        EXPECT_EQ(target.from, digest('a').to_string());
+        EXPECT_EQ(target.image, before + ":1.27.2");
+        EXPECT_EQ(target.from_image, before + ":1.27.1");
+        EXPECT_TRUE(world.wants_answer("1.27.2")) << "looked at for as long as it is the candidate";
+    }
+}
+
+TEST(JudgeTags, D2_NewestAllowedAndWhyTheRestIsNotTaken) {
+    TagWorld world("patch", {"1.27.1", "1.27.2", "1.28.0", "weird_tag"});
+    world.answers("1.27.2", 'b');
+    ContainerVerdict one = world.verdict();
+    EXPECT_EQ(one.newest, "1.28.0");
+    EXPECT_EQ(one.allowed, "1.27.2");
+    EXPECT_NE(one.sentence.find("1.28.0"), std::string::npos) << one.sentence;
+    world.list({"1.27.1", "1.28.0"});
+    one = world.verdict();
+    EXPECT_EQ(name_of(one.reason), "beyond-policy");
+    EXPECT_EQ(one.allowed, "");
+    EXPECT_EQ(one.newest, "1.28.0");
+    EXPECT_NE(one.sentence.find("patch does not allow it"), std::string::npos) << one.sentence;
+}
+
+struct TagCase {
+    const char* name;
+    std::function<void(TagWorld&)> change;
+    Reason reason;
+    const char* text;  // in the sentence
+};
+
+class JudgeTagCase : public testing::TestWithParam<TagCase> {};
+
+// minor, 1.27.1 → 1.28.0, which answers digest b for amd64.
+TEST_P(JudgeTagCase, OneReason) {
+    TagWorld world("minor", {"1.27.1", "1.27.2", "1.28.0"});
+    world.answers("1.28.0", 'b');
+    GetParam().change(world);
+    const ContainerVerdict one = world.verdict();
+    EXPECT_EQ(name_of(one.reason), name_of(GetParam().reason)) << one.sentence;
+    EXPECT_NE(one.sentence.find(GetParam().text), std::string::npos) << one.sentence;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, JudgeTagCase,
+    testing::Values(
+        TagCase{"Newer", [](TagWorld&) {}, Reason::newer_tag, "1.28.0"},
+        TagCase{"TheTagWinsOverItsMovedDigest", [](TagWorld& w) { w.see('c', 30, tag("1.27.1")); },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{
+            "RejectedAndNothingMoved",
+            [](TagWorld& w) { w.rejected["uid-web app " + digest('b').to_string()] = "crashed"; },
+            Reason::target_rejected, "crashed"},
+        TagCase{"RejectedButTheDigestMoved",
+                [](TagWorld& w) {
+                    w.rejected["uid-web app " + digest('b').to_string()] = "crashed";
+                    w.see('c', 30, tag("1.27.1"));
+                },
+                Reason::digest_moved, "1.28.0"},
+        TagCase{"Stalled",
+                [](TagWorld& w) {
+                    w.stalled["uid-web app " + digest('b').to_string()] = "pods stayed";
+                },
+                Reason::rollout_stalled, "pods stayed"},
+        TagCase{"OtherPlatformAndTheNextLowerIsAsked",
+                [](TagWorld& w) { w.answers("1.28.0", 'b', "linux/arm64"); }, Reason::no_answer,
+                "1.28.0 is passed over: it is not made for linux/amd64"},
+        TagCase{"OtherPlatformAndTheNextLowerIsTaken",
+                [](TagWorld& w) {
+                    w.answers("1.28.0", 'b', "linux/arm64");
+                    w.answers("1.27.2", 'c');
+                },
+                Reason::newer_tag, "allows 1.27.2"},
+        TagCase{"OtherPlatformAll",
+                [](TagWorld& w) {
+                    w.answers("1.28.0", 'b', "linux/arm64");
+                    w.answers("1.27.2", 'c', "linux/arm64");
+                },
+                Reason::incomplete, "1.27.2 is passed over"},
+        TagCase{"NotForANodeThatTheOldOneIsMadeFor",
+                [](TagWorld& w) {
+                    w.nodes = {TagWorld::kAmd, "linux/arm64"};
+                    w.contents[digest('a')].platforms.push_back(
+                        {"linux/arm64", digest('d'), digest('d'), Time{}});
+                    w.list({"1.27.1", "1.28.0"});
+                },
+                Reason::incomplete, "linux/arm64"},
+        TagCase{"OnlyForNodesThatTheOldOneIsMadeFor",
+                [](TagWorld& w) {
+                    w.nodes = {TagWorld::kAmd, "linux/arm64"};
+                },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{"ListedAndGone",
+                [](TagWorld& w) {
+                    w.list({"1.27.1", "1.29.0"});
+                    w.tags.failed(tag("1.29.0"), "answered 404", "not-found");
+                },
+                Reason::incomplete, "answered 404"},
+        TagCase{"Unanswered",
+                [](TagWorld& w) {
+                    w.list({"1.27.1", "1.29.0"});
+                    w.tags.failed(tag("1.29.0"), "answered 500", "unavailable");
+                },
+                Reason::no_answer, "answered 500"},
+        TagCase{"UnansweredButTheDigestMoved",
+                [](TagWorld& w) {
+                    w.list({"1.27.1", "1.29.0"});
+                    w.tags.failed(tag("1.29.0"), "answered 500", "unavailable");
+                    w.see('c', 30, tag("1.27.1"));
+                },
+                Reason::digest_moved, "answered 500"},
+        TagCase{"ContentUnread", [](TagWorld& w) { w.contents.erase(digest('b')); },
+                Reason::no_answer, "is being read"},
+        TagCase{"ContentGone",
+                [](TagWorld& w) {
+                    w.list({"1.27.1", "1.28.0"});
+                    w.contents.erase(digest('b'));
+                    w.failures[digest('b')] = Error{"not-found", "a platform is missing"};
+                },
+                Reason::incomplete, "a platform is missing"},
+        TagCase{"V2_AnOlderBuildAndTheNextLowerIsAsked",
+                [](TagWorld& w) {
+                    w.made('a', at(0));
+                    w.made('b', at(0) - std::chrono::hours{25});
+                },
+                Reason::no_answer, "1.28.0 is passed over: it was built 2026-11-21"},
+        TagCase{"V2_OnlyOlderBuilds",
+                [](TagWorld& w) {
+                    w.list({"1.27.1", "1.28.0"});
+                    w.made('a', at(0));
+                    w.made('b', at(0) - std::chrono::hours{25});
+                },
+                Reason::older_build, "it was built 2026-11-21"},
+        TagCase{"BuiltTheDayBefore",
+                [](TagWorld& w) {
+                    w.made('a', at(0));
+                    w.made('b', at(0) - std::chrono::hours{23});
+                },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{"BuiltReproducibly",
+                [](TagWorld& w) {
+                    w.made('a', at(0));
+                    w.made('b', *parse_time("1980-01-01T00:00:00Z"));
+                },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{"TheAgeOfWhatRunsIsAskedFirst",
+                [](TagWorld& w) { w.contents[digest('a')].platforms[0].created.reset(); },
+                Reason::no_answer, "the age of what runs is being read"},
+        TagCase{"TheAgeOfWhatRunsIsGone",
+                [](TagWorld& w) {
+                    w.contents[digest('a')].platforms[0].created.reset();
+                    w.failures[digest('a')] = Error{"not-found", "answered 404"};
+                },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{"IfNotPresentPullsAnotherTag",
+                [](TagWorld& w) { w.app().pull = PullPolicy::if_not_present; }, Reason::newer_tag,
+                "1.28.0"},
+        TagCase{"NeverPulls", [](TagWorld& w) { w.app().pull = PullPolicy::never; },
+                Reason::restart_cannot_pull, "Never"},
+        TagCase{"OnDelete", [](TagWorld& w) { w.workload.on_delete = true; }, Reason::on_delete,
+                "OnDelete"},
+        TagCase{"Webhooks", [](TagWorld& w) { annotate(w, "keel.sh/trigger", "default"); },
+                Reason::awaiting_webhook, "webhooks alone"},
+        TagCase{"NoBaseline", [](TagWorld& w) { w.running = {}; }, Reason::no_baseline, "read yet"},
+        TagCase{"Held",
+                [](TagWorld& w) {
+                    w.app().image = "nginx:1.27";
+                    w.hold('a');
+                },
+                Reason::held, "alice"},
+        TagCase{"V4_TheStepMeansNothing",
+                [](TagWorld& w) { annotate(w, "keel.sh/step", "lowest"); }, Reason::policy_invalid,
+                "keel.sh/step"},
+        TagCase{"V2_AnotherNumbering",
+                [](TagWorld& w) {
+                    annotate(w, "keel.sh/policy", "major");
+                    w.list({"1.27.1", "14.3.9"});
+                },
+                Reason::stream_jump, "14.3.9"},
+        TagCase{"V2_ANumberingBehindAMovedDigest",
+                [](TagWorld& w) {
+                    annotate(w, "keel.sh/policy", "major");
+                    w.list({"1.27.1", "14.3.9"});
+                    w.see('c', 30, tag("1.27.1"));
+                },
+                Reason::digest_moved, "14.3.9"},
+        TagCase{"V2_OnlyLower",
+                [](TagWorld& w) {
+                    w.list({"1.27.1", "1.26.9", "1.27.0"});
+                },
+                Reason::up_to_date, "what the tag answers"},
+        TagCase{"V5_AnotherStream", [](TagWorld& w) { annotate(w, "keel.sh/policy", "glob:2.*"); },
+                Reason::stream_unknown, "does not match"},
+        TagCase{"V3_Fixed",
+                [](TagWorld& w) {
+                    w.app().image = "nginx:stable";
+                    w.see('a', 1, tag("stable"));
+                },
+                Reason::fixed_tag, "no order"},
+        TagCase{"NotMonitored",
+                [](TagWorld& w) { annotate(w, "keel.sh/monitorContainers", "^other$"); },
+                Reason::not_monitored, "^other$"},
+        TagCase{"AnInitContainersTagStays",
+                [](TagWorld& w) {
+                    w.app().init = true;
+                    w.running.images[0].init = true;
+                },
+                Reason::beyond_policy, "keel.sh/initContainers"},
+        TagCase{"AnInitContainersTagMayChange",
+                [](TagWorld& w) {
+                    w.app().init = true;
+                    w.running.images[0].init = true;
+                    annotate(w, "keel.sh/initContainers", "true");
+                },
+                Reason::newer_tag, "1.28.0"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(JudgeTags, TheDigestIsFollowedWhileNothingIsKnownOfOtherTags) {
+    World world;
+    annotate(world, "keel.sh/policy", "minor");
+    WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(verdict.reason, Reason::digest_moved);
+    EXPECT_NE(verdict.sentence.find("not been listed yet"), std::string::npos) << verdict.sentence;
+    world.listings.failed("docker.io", "library/nginx", "answered 429");
+    world.see('a', 30);
+    world.tags.confirm(tag(), digest('a'), at(40), "upstream");
+    verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.reason), "no-answer");
+    EXPECT_NE(verdict.sentence.find("answered 429"), std::string::npos) << verdict.sentence;
+}
+
+struct PinCase {
+    const char* name;
+    const char* policy;
+    bool own;      // on the workload itself
+    bool written;  // by keeld
+    bool newer;    // 1.28.0 is there
+    Reason reason;
+    const char* image;  // of the target
+};
+
+class JudgePin : public testing::TestWithParam<PinCase> {};
+
+// nginx:1.27.1@sha256:aaaa…, where the tag answers b by now.
+TEST_P(JudgePin, V1_APinIsSomebodysDecision) {
+    const PinCase& one = GetParam();
+    const std::string image = "nginx:1.27.1@" + digest('a').to_string();
+    std::vector<std::string> names{"1.27.1"};
+    if (one.newer) names.emplace_back("1.28.0");
+    TagWorld world("force", names, image);
+    world.workload.annotations.clear();
+    (one.own ? world.workload.annotations : world.workload.template_annotations)["keel.sh/policy"] =
+        one.policy;
+    world.written = one.written ? "uid-web app " + image : "";
+    world.answers("1.27.1", 'b');
+    world.answers("1.28.0", 'c');
+    const WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.reason), name_of(one.reason)) << verdict.sentence;
+    ASSERT_EQ(verdict.targets.size(), *one.image == '\0' ? 0U : 1U);
+    if (!verdict.targets.empty()) {
+        const Target& target = verdict.targets.front();
+        EXPECT_EQ(target.image, one.image + target.to.to_string());
+        EXPECT_EQ(target.from_image, image);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, JudgePin,
+    testing::Values(
+        PinCase{"ForceOfTheTemplate", "force", false, false, false, Reason::pinned, ""},
+        PinCase{"ForceOfItsOwn", "force", true, false, false, Reason::digest_moved,
+                "nginx:1.27.1@"},
+        PinCase{"OursByForce", "force", false, true, false, Reason::digest_moved, "nginx:1.27.1@"},
+        PinCase{"MinorOfTheTemplate", "minor", false, false, true, Reason::pinned, ""},
+        PinCase{"MinorOfItsOwn", "minor", true, false, true, Reason::newer_tag, "nginx:1.28.0@"},
+        PinCase{"MinorOfItsOwnAndNothingNewer", "minor", true, false, false, Reason::pinned, ""},
+        PinCase{"OursByMinor", "minor", false, true, true, Reason::newer_tag, "nginx:1.28.0@"},
+        PinCase{"OursByMinorAndNothingNewer", "minor", false, true, false, Reason::digest_moved,
+                "nginx:1.27.1@"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(JudgeTags, V5_EqualReferencesMoveTogetherOrNotAtAll) {
+    TagWorld world("minor", {"1.27.1", "1.28.0"});
+    world.answers("1.28.0", 'b');
+    Container init = container("migrate", "docker.io/nginx:1.27.1");
+    init.init = true;
+    world.workload.containers.insert(world.workload.containers.begin(), init);
+    world.running.images.push_back({"migrate", true, digest('a').to_string(), World::kAmd, 2});
+    WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.reason), "sibling-blocked") << verdict.sentence;
+    EXPECT_TRUE(verdict.targets.empty());
+    annotate(world, "keel.sh/initContainers", "true");
+    verdict = world.judge();
+    ASSERT_EQ(verdict.targets.size(), 2U) << verdict.sentence;
+    EXPECT_EQ(verdict.targets[0].image, "docker.io/nginx:1.28.0");
+    EXPECT_EQ(verdict.targets[1].image, "nginx:1.28.0");
+}
+
+TEST(JudgeTags, AListIsReadAgainOnlyWhenItIsAnother) {
+    TagWorld world("minor", {"1.27.1"});
+    EXPECT_EQ(name_of(world.verdict().reason), "up-to-date");
+    world.list({"1.27.1", "1.28.0"});
+    world.answers("1.28.0", 'b');
+    EXPECT_EQ(name_of(world.verdict().reason), "newer-tag");
+    world.list({"1.27.1"});
+    EXPECT_EQ(name_of(world.verdict().reason), "up-to-date");
+}
+
+TEST(JudgeTags, V2_KeelsForceWithoutMatchTagIsToldOnce) {
+    TagWorld world("force", {"1.27.1", "1.28.0"});
+    EXPECT_NE(world.judge().sentence.find("Keel's force"), std::string::npos);
+    annotate(world, "keel.sh/match-tag", "true");
+    EXPECT_EQ(world.judge().sentence.find("Keel's force"), std::string::npos);
+    EXPECT_EQ(world.judge().reason, Reason::beyond_policy);
+}
+
 // Every code has its name and its kind: what the API prints and people's tools match.
 TEST(Verdicts, CodesHaveNamesAndKinds) {
     const std::vector<std::pair<Verdict, std::string>> kinds{
@@ -592,15 +968,17 @@ TEST(Verdicts, CodesHaveNamesAndKinds) {
         {Verdict::blocked,
          "policy-invalid reference-invalid stateful operator-owned pinned target-rejected "
          "revert-unconfirmed revert-refused unknown-order stream-unknown stream-jump "
-         "rollout-stalled restart-cannot-pull "
-         "target-not-pullable held-at-cache on-delete partitioned deployment-paused scaled-to-zero "
+         "older-build incomplete rollout-stalled restart-cannot-pull "
+         "target-not-pullable held-at-cache awaiting-webhook on-delete partitioned "
+         "deployment-paused scaled-to-zero "
          "sibling-blocked no-baseline no-answer"},
         {Verdict::current,
          "up-to-date beyond-policy fixed-tag same-content held at-next-run at-next-start"},
-        {Verdict::ignore, "not-enrolled vetoed no-policy no-tag excluded-namespace self"},
+        {Verdict::ignore,
+         "not-enrolled vetoed no-policy no-tag excluded-namespace self not-monitored"},
     };
     std::map<Verdict, std::string> found;
-    for (int i = 0; i <= static_cast<int>(Reason::self); ++i) {
+    for (int i = 0; i <= static_cast<int>(Reason::not_monitored); ++i) {
         const auto reason = static_cast<Reason>(i);
         std::string& names = found[verdict_of(reason)];
         names += (names.empty() ? "" : " ") + name_of(reason);

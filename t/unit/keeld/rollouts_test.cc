@@ -93,8 +93,9 @@ class RolloutsTest : public testing::Test {
         schedule =
             std::make_unique<Schedule>(loop, config, clock, tags, observations,
                                        [this](const Tag& one) { return planner->in_use(one); });
-        planner = std::make_unique<Planner>(Planner::Parts{
-            loop, config, clock, catalogue, tags, registry, *pods, *ledger, *schedule, pointer});
+        planner =
+            std::make_unique<Planner>(Planner::Parts{loop, config, clock, catalogue, tags, registry,
+                                                     *pods, *ledger, *schedule, listings, pointer});
         lease = std::make_unique<Lease>(loop, *cluster,
                                         LeaseOptions{"keel", "keeld", "me", ledger->id()});
         rollouts = std::make_unique<Rollouts>(Rollouts::Parts{
@@ -400,6 +401,7 @@ class RolloutsTest : public testing::Test {
     test::ScratchDirectory directory;
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop, directory.file("ledger.db"));
     Tags tags{*ledger};
+    Listings listings{*ledger};
     Registry registry{http, config, *ledger};
     std::unique_ptr<Planner> planner;
     Rollouts* pointer = nullptr;

@@ -63,6 +63,8 @@ endif
 
 core_packages    := jansson libcrypto libpcre2-8
 keeld_packages   := jansson libssl libcrypto libpcre2-8 libcurl sqlite3 yaml-cpp spdlog fmt prometheus-cpp-core
+# Time zones; the library comes without a pkg-config file.
+keeld_libs       := -ldate-tz
 keelctl_packages := jansson libcrypto libpcre2-8 libcurl fmt
 
 # A machine with ccache compiles what it has compiled before in no time.
@@ -114,16 +116,16 @@ $(BUILD)/libkeelctl.a: $(call objs,$(keelctl_lib))
 	@rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/keeld: $(call objs,$(filter src/keeld/main.cc,$(keeld_src))) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
-	$(call link,$(call pkg,--libs $(keeld_packages)))
+	$(call link,$(call pkg,--libs $(keeld_packages)) $(keeld_libs))
 $(BUILD)/keelctl: $(call objs,$(filter src/keelctl/main.cc,$(keelctl_src))) $(BUILD)/libkeelctl.a $(BUILD)/libkeel_core.a
 	$(call link,$(call pkg,--libs $(keelctl_packages)))
 $(BUILD)/unit_tests: $(call objs,$(unit_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeelctl.a $(BUILD)/libkeel_core.a
-	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)))
+	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)) $(keeld_libs))
 # What t/cluster/test_client.py runs on a real API server.
 $(BUILD)/cluster_tests: $(call objs,$(live_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
-	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)))
+	$(call link,$(call pkg,--libs gtest_main $(keeld_packages)) $(keeld_libs))
 $(BUILD)/micro_bench: $(call objs,$(bench_src)) $(BUILD)/libkeeld.a $(BUILD)/libkeel_core.a
-	$(call link,$(call pkg,--libs benchmark $(keeld_packages)) -lbenchmark_main)
+	$(call link,$(call pkg,--libs benchmark $(keeld_packages)) $(keeld_libs) -lbenchmark_main)
 
 # A program appears in "all" from the day that it has a main.
 programs := $(if $(filter src/keeld/main.cc,$(keeld_src)),$(BUILD)/keeld) $(if $(keelctl_src),$(BUILD)/keelctl)

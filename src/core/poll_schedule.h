@@ -33,6 +33,9 @@ class PollSchedule {
     // not come, those that it repeats come twice.
     [[nodiscard]] Time next(Time after, const Zone& zone) const;
 
+    // Whether they come at the same moments, as far as their spelling tells.
+    friend bool operator==(const PollSchedule&, const PollSchedule&) = default;
+
   private:
     struct Fields {
         std::uint64_t second = 0;
@@ -42,6 +45,8 @@ class PollSchedule {
         std::uint64_t month = 0;
         std::uint64_t weekday = 0;
         bool any_day = false;  // either of the two stands for all
+
+        friend bool operator==(const Fields&, const Fields&) = default;
     };
     [[nodiscard]] bool has_day(std::chrono::local_days day) const;
     [[nodiscard]] std::chrono::local_seconds next_local(std::chrono::local_seconds from,

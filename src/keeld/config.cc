@@ -23,6 +23,7 @@
 
 #include "core/docker_config.h"
 #include "core/policy.h"
+#include "core/poll_schedule.h"
 #include "core/reference.h"
 #include "keeld/address.h"
 
@@ -872,19 +873,9 @@ void Reader::read_defaults(const Section& section) {
                     {{"all", Trigger::all}, {"poll", Trigger::all}, {"push", Trigger::push}});
     choice<Step>(section, "step", defaults.step,
                  {{"highest", Step::highest}, {"next", Step::next}});
-    std::string schedule;
-    text(section, "pollSchedule", schedule, [&](std::string& given) -> std::string {
-        constexpr std::string_view kEvery = "@every ";
-        if (!given.starts_with(kEvery)) {
-            return "is not of the form \"@every 1h30m\"; other schedules are not supported by this "
-                   "version";
-        }
-        const auto interval = parse_duration(std::string_view(given).substr(kEvery.size()));
-        if (!interval || *interval < seconds{1} || *interval > hours{24 * 30}) {
-            return "is not an interval from 1s to 30d";
-        }
-        defaults.poll = *interval;
-        return {};
+    text(section, "pollSchedule", defaults.poll_schedule, [](std::string& given) -> std::string {
+        const auto schedule = PollSchedule::parse(given);
+        return schedule ? "" : "is no schedule: " + schedule.error().text;
     });
     choice<Reverts>(
         section, "reverts", defaults.reverts,

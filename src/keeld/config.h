@@ -86,7 +86,7 @@ struct DefaultsConfig {
     std::string policy = "force";
     Trigger trigger = Trigger::all;
     Step step = Step::highest;
-    Millis poll{3'600'000};  // pollSchedule "@every …"; look-up interval of one tag
+    std::string poll_schedule = "@every 1h";  // see core/poll_schedule.h; parses
     Reverts reverts = Reverts::ask;
     std::optional<Millis>
         deadline;  // of the verification; absent: progress deadline and pull allowance
@@ -106,7 +106,7 @@ struct EnrolmentConfig {
 struct Config {
     std::string path;  // of the file
     Mode mode = Mode::observe;
-    std::string time_zone = "UTC";
+    std::string time_zone = "UTC";  // of cron schedules
     std::vector<ListenConfig> listen;
     std::string ledger_path = "/var/lib/keeld/ledger.db";
     Millis ledger_keep = std::chrono::hours{24 * 400};

@@ -73,7 +73,13 @@ void log_entry(const Entry& entry) {
 
 }  // namespace
 
-Daemon::Daemon(Loop& loop, Config config) : loop_(loop), config_(std::move(config)) {}
+Daemon::Daemon(Loop& loop, Config config, std::string clock)
+    : loop_(loop), config_(std::move(config)) {
+    if (!clock.empty()) {
+        outside_ = std::make_unique<OutsideClock>(loop_, std::move(clock));
+        outside_->on_move([this] { clock_moved(); });
+    }
+}
 
 Daemon::~Daemon() = default;
 
@@ -101,7 +107,7 @@ void Daemon::make_components() {
         }
     });
     observations_ = std::make_unique<Observations>(
-        loop_, clock_, *ledger_, *tags_, *registry_,
+        loop_, clock(), *ledger_, *tags_, *registry_,
         [this](const Tag& tag) {
             if (planner_) {
                 planner_->reconsider(tag);
@@ -113,10 +119,10 @@ void Daemon::make_components() {
             }
         });
     feed_ =
-        std::make_unique<CacheFeed>(loop_, *http_, config_, clock_, *ledger_,
+        std::make_unique<CacheFeed>(loop_, *http_, config_, real_, *ledger_,
                                     [this](const CacheNews& news) { observations_->take(news); });
     holds_ = std::make_unique<Holds>(
-        Holds::Parts{loop_, config_, clock_, *http_, *ledger_, *registry_, *tags_,
+        Holds::Parts{loop_, config_, real_, *http_, *ledger_, *registry_, *tags_,
                      [this](Tag tag) { return observations_->look_up(std::move(tag)); },
                      [this](const Tag& tag) {
                          if (planner_) {
@@ -124,7 +130,7 @@ void Daemon::make_components() {
                          }
                      }});
     feed_->on_status([this](const std::string& cache, const json_t* status) {
-        for (const RegistryNotice& notice : notices_of(status, clock_.now())) {
+        for (const RegistryNotice& notice : notices_of(status, real_.now())) {
             registry_->budget().note(cache, notice);
         }
     });
@@ -135,13 +141,17 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     cluster_ = std::make_unique<ClusterClient>(loop_, *http_, std::move(access));
     pull_secrets_ = std::make_unique<PullSecrets>(*cluster_);
     workload_keys_ = std::make_unique<WorkloadKeys>(config_, *catalogue_, *pull_secrets_);
-    pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock_);
-    schedule_ =
-        std::make_unique<Schedule>(loop_, config_, clock_, *tags_, *observations_,
-                                   [this](const Tag& tag) { return planner_->in_use(tag); });
-    planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock_, *catalogue_, *tags_,
-                                                        *registry_, *pods_, *ledger_, *schedule_,
-                                                        *listings_, rollouts_pointer_});
+    pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock());
+    schedule_ = std::make_unique<Schedule>(
+        Schedule::Parts{loop_, config_, clock(), *tags_, *observations_, *listings_,
+                        [this](const Tag& tag) { return planner_->wishes(tag); },
+                        [this](Tag tag) { return list_tags(std::move(tag)); },
+                        [this](const Tag& tag) { planner_->reconsider(tag); },
+                        config_.caches.empty() ? std::function<Task<void>()>()
+                                               : [this] { return read_traffic(); }});
+    planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock(), *catalogue_,
+                                                        *tags_, *registry_, *pods_, *ledger_,
+                                                        *schedule_, *listings_, rollouts_pointer_});
     LeaseOptions lease;
     lease.ns = config_.kubernetes->lease_namespace;
     lease.name = config_.kubernetes->lease_name;
@@ -149,11 +159,40 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     lease.ledger_id = ledger_->id();
     lease_ = std::make_unique<Lease>(loop_, *cluster_, std::move(lease));
     rollouts_ = std::make_unique<Rollouts>(Rollouts::Parts{
-        loop_, config_, clock_, *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
+        loop_, config_, clock(), *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
         *lease_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
         [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
         [this](const WorkloadKey& key) { planner_->reconsider(key); }});
     rollouts_pointer_ = rollouts_.get();
+}
+
+const Clock& Daemon::clock() const {
+    return outside_ ? static_cast<const Clock&>(*outside_) : real_;
+}
+
+// Everybody who waits for a moment of the clock looks again.
+void Daemon::clock_moved() {
+    if (schedule_) {
+        schedule_->clock_moved();
+    }
+    if (rollouts_) {
+        rollouts_->wake_waiting();
+    }
+}
+
+Task<Expected<Schedule::Names>> Daemon::list_tags(Tag tag) {
+    Expected<TagList> list = co_await registry_->list_tags(std::move(tag));
+    if (!list) {
+        co_return tl::unexpected<Error>(list.error());
+    }
+    co_return Schedule::Names{std::move(list->names), list->complete};
+}
+
+Task<void> Daemon::read_traffic() {
+    std::function<void(const Tag&, Time)> seen = [this](const Tag& tag, Time at) {
+        tags_->seen(tag, clock().shown_at(at));
+    };
+    co_await feed_->read_traffic(std::move(seen));
 }
 
 // For the gate that counts. Look-ups go round holds, so where the tag is held it is the held digest
@@ -224,6 +263,13 @@ Task<std::vector<Error>> Daemon::check_cluster() {
 
 Task<std::vector<Error>> Daemon::start(bool check_only) {
     std::vector<Error> errors;
+    if (outside_) {
+        const Expected<void> told = co_await outside_->start();
+        if (!told) {
+            errors.push_back(told.error());
+            co_return errors;
+        }
+    }
     if (check_only) {  // beside a running keeld, and as another user: the ledger is looked at, not
                        // opened
         const Expected<void> usable = Ledger::check(config_.ledger_path);
@@ -255,11 +301,12 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         const std::vector<Error> caches = co_await feed_->check();
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
-    views_ = std::make_unique<Views>(Views::Parts{
-        config_, clock_, *ledger_, *tags_, *registry_, *feed_, *holds_, *catalogue_, planner_.get(),
-        rollouts_.get(), lease_.get(), [this] { return cluster_problems_; },
-        [this] { return ready_; }, [this] { return ledger_lost_; }, listings_.get()});
-    actions_ = std::make_unique<Actions>(*holds_, clock_);
+    views_ = std::make_unique<Views>(
+        Views::Parts{config_, clock(), *ledger_, *tags_, *registry_, *feed_, *holds_, *catalogue_,
+                     planner_.get(), rollouts_.get(), schedule_.get(), lease_.get(),
+                     [this] { return cluster_problems_; }, [this] { return ready_; },
+                     [this] { return ledger_lost_; }, listings_.get()});
+    actions_ = std::make_unique<Actions>(*holds_, real_);
     router_ =
         std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });
     if (check_only || !errors.empty()) {
@@ -280,7 +327,7 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
 
 void Daemon::run_background() {
     Entry started;
-    started.at = clock_.now();
+    started.at = clock().now();
     started.kind = EntryKind::started;
     started.code = config_.mode == Mode::act ? "act" : "observe";
     started.text = "keeld " KEEL_VERSION;
@@ -289,6 +336,9 @@ void Daemon::run_background() {
         spdlog::info("listening on {}", address);
     }
     keel::spawn(loop_, run_upkeep());
+    if (outside_) {
+        keel::spawn(loop_, outside_->run());
+    }
     for (const CacheConfig& cache : config_.caches) {
         keel::spawn(loop_, feed_->run(cache.name));
         keel::spawn(loop_, holds_->run(cache.name));
@@ -427,7 +477,7 @@ Task<void> Daemon::run_upkeep() {
         }
         if (Steady::now() >= next_prune) {
             next_prune = Steady::now() + kPrune;
-            ledger_->prune(clock_.now() - config_.ledger_keep);
+            ledger_->prune(clock().now() - config_.ledger_keep);
         }
         co_await pause_for(loop_, kUpkeep);
     }
@@ -454,6 +504,7 @@ void Daemon::reload() {
     config_.registries = fresh.config->registries;
     registry_->authorization().forget();
     config_.stateful_images = fresh.config->stateful_images;
+    config_.time_zone = fresh.config->time_zone;
     config_.event_secrets = fresh.config->event_secrets;
     if (catalogue_ && planner_) {
         for (const auto& [key, entry] : catalogue_->workloads()) {
@@ -461,8 +512,9 @@ void Daemon::reload() {
         }
     }
     spdlog::info(
-        "{}: taken (mode observe, defaults, enrolment, registries, stateful, events.secret; the "
-        "rest needs a restart)",
+        "{}: taken (mode observe, defaults, enrolment, registries, stateful, timeZone, "
+        "events.secret; "
+        "the rest needs a restart)",
         config_.path);
 }
 
@@ -471,6 +523,9 @@ Task<void> Daemon::stop() {
     co_await server_->shutdown(kStopGrace);
     feed_->stop();
     holds_->stop();
+    if (outside_) {
+        outside_->stop();
+    }
     if (config_.kubernetes) {
         schedule_->stop();
         planner_->stop();

@@ -13,6 +13,7 @@
 #include "keeld/cache/feed.h"
 #include "keeld/catalogue/catalogue.h"
 #include "keeld/catalogue/holds.h"
+#include "keeld/catalogue/listings.h"
 #include "keeld/catalogue/observations.h"
 #include "keeld/catalogue/pods.h"
 #include "keeld/catalogue/tags.h"
@@ -25,6 +26,7 @@
 #include "keeld/http/client.h"
 #include "keeld/ledger/ledger.h"
 #include "keeld/loop.h"
+#include "keeld/outside_clock.h"
 #include "keeld/policy/schedule.h"
 #include "keeld/policy/workload_keys.h"
 #include "keeld/registry/key_sources.h"
@@ -36,7 +38,8 @@ namespace keel {
 
 class Daemon {
   public:
-    Daemon(Loop& loop, Config config);
+    // `clock`: path of the socket of --clock; empty: the system's clock.
+    Daemon(Loop& loop, Config config, std::string clock);
     ~Daemon();
 
     // Opens the ledger, reaches the API server, checks permissions, binds listeners; everything
@@ -63,19 +66,24 @@ class Daemon {
     void collection_listed();
     void lease_changed();
     [[nodiscard]] Task<Expected<Answer>> what_a_pull_gets(Tag tag);
+    [[nodiscard]] const Clock& clock() const;
+    Task<Expected<Schedule::Names>> list_tags(Tag tag);
+    Task<void> read_traffic();
+    void clock_moved();
     Task<void> run_upkeep();
 
     Loop& loop_;
     Config config_;
-    SystemClock clock_;
+    SystemClock real_;  // of signatures and of what caches and people are told
+    std::unique_ptr<OutsideClock> outside_;
     std::unique_ptr<Ledger> ledger_;
     std::unique_ptr<HttpClient> http_;
     std::unique_ptr<ClusterClient> cluster_;
     std::unique_ptr<Lease> lease_;
     std::unique_ptr<Tags> tags_;
-    std::unique_ptr<Listings> listings_;
     std::unique_ptr<Registry> registry_;
     std::unique_ptr<Catalogue> catalogue_;
+    std::unique_ptr<Listings> listings_;
     std::unique_ptr<PullSecrets> pull_secrets_;
     std::unique_ptr<WorkloadKeys> workload_keys_;
     std::unique_ptr<KeySources> key_sources_;

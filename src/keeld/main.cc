@@ -23,6 +23,7 @@ struct Options {
     std::string config = "/etc/keeld/keeld.yaml";
     std::string log = "text";
     std::string level = "info";
+    std::string clock;
     bool check = false;
 };
 
@@ -83,6 +84,15 @@ int main(int argc, char** argv) {
     app.add_option("--log-level", options.level, "Least level logged")
         ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
         ->capture_default_str();
+    app.add_option(
+           "--clock", options.clock,
+           "For tests: unix:PATH of a socket on which somebody writes times (RFC 3339), one "
+           "a line;\nschedules, pacing and ages read that clock, which stands between two "
+           "lines. Each line is\nwritten back once it holds. Deadlines, leases, "
+           "signatures, holds and network time-outs stay\non the real clock")
+        ->check([](const std::string& where) {
+            return where.starts_with("unix:/") ? "" : "expected unix:/PATH";
+        });
     app.add_flag("--check", options.check,
                  "Read configuration, secrets, ledger, reach the cluster and the caches, check "
                  "permissions; then exit");
@@ -107,7 +117,8 @@ int main(int argc, char** argv) {
     Loop loop(1);
     int status = kFine;
     {
-        Daemon daemon(loop, std::move(*config.config));
+        Daemon daemon(loop, std::move(*config.config),
+                      options.clock.empty() ? "" : options.clock.substr(5));
         keel::spawn(loop, run(loop, daemon, options.check, status));
         try {
             loop.run();

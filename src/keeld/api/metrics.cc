@@ -168,6 +168,18 @@ ApiResponse Views::metrics() {
                   "waiting cannot fire (keelctl audit watches).",
                   static_cast<double>(count), {{"state", state}});
     }
+    if (parts_.schedule != nullptr) {
+        const Schedule::Metrics& metrics = parts_.schedule->metrics();
+        out.gauge("keeld_lookups_waiting", "Look-ups and lists that are due and not answered yet.",
+                  static_cast<double>(parts_.schedule->waiting()));
+        out.counter("keeld_lookups_spared_total",
+                    "Look-ups that were due, but for an answer that traffic had brought.",
+                    metrics.spared);
+        out.counter("keeld_tag_list_failures_total", "Lists of tags that could not be had.",
+                    metrics.list_failures);
+        out.gauge("keeld_tags_gone", "Followed tags that are not in the registry any more.",
+                  static_cast<double>(parts_.schedule->gone().size()));
+    }
     std::size_t own = 0;
     const std::vector<Holds::View> holds = parts_.holds.all();
     for (const Holds::View& view : holds) {

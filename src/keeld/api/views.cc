@@ -350,6 +350,22 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
     return "";
 }
 
+// "2 tags …: one (why), another (why)", a sentence however many there are.
+template <class Key>
+std::string some_of(const std::map<Key, std::string>& all, const std::string& one,
+                    const std::string& several) {
+    constexpr std::size_t kNamed = 5;
+    std::string text = std::to_string(all.size()) + " " + (all.size() == 1 ? one : several) + ": ";
+    std::size_t named = 0;
+    for (const auto& [key, why] : all) {
+        if (++named > kNamed) {
+            return text + " and " + std::to_string(all.size() - kNamed) + " more";
+        }
+        text += (named > 1 ? ", " : "") + key.to_string() + " (" + why + ")";
+    }
+    return text;
+}
+
 }  // namespace
 
 Views::Views(Parts parts) : parts_(std::move(parts)) {}
@@ -429,6 +445,20 @@ const std::vector<Problem>& Views::problems() {
             add_problem(now, "tag-unanswered", tag.to_string() + ": " + info.failure,
                         "asked again with back-off");
         }
+    }
+    if (parts_.schedule != nullptr && !parts_.schedule->gone().empty()) {
+        add_problem(
+            now, "tag-gone",
+            some_of(parts_.schedule->gone(), "tag that is in use is not in the registry any more",
+                    "tags that are in use are not in the registry any more"),
+            "a restart may find nothing to pull; name a tag that is there, or bring it "
+            "back");
+    }
+    if (parts_.planner != nullptr && !parts_.planner->faulty().empty()) {
+        add_problem(now, "setting-invalid",
+                    some_of(parts_.planner->faulty(), "workload has a setting that means nothing",
+                            "workloads have settings that mean nothing"),
+                    "write it as the text says; keelctl why WORKLOAD has all of them");
     }
     problems_ = std::move(now);
     return problems_;
@@ -654,8 +684,8 @@ Json Views::container_detail(const CatalogueEntry& entry, std::size_t at,
     json_object_set_new(object.get(), "settings", settings_object(settings));
     json_t* freshness = json_object();
     json_object_set_new(freshness, "confirmed",
-                        info != nullptr ? time_or_null(info->confirmed_at) : json_null());
-    set_or_null(freshness, "by", info != nullptr ? marked(info->confirmed_by) : "");
+                        info != nullptr ? time_or_null(info->heard_at()) : json_null());
+    set_or_null(freshness, "by", info != nullptr ? marked(info->heard_by()) : "");
     set_or_null(freshness, "failure", info != nullptr ? info->failure : "");
     set_or_null(freshness, "code", info != nullptr ? info->failure_code : "");
     json_object_set_new(object.get(), "freshness", freshness);
@@ -736,8 +766,8 @@ ApiResponse Views::tags(const ApiRequest& request) {
         set(item, "kind", to_string(info.kind));
         json_object_set_new(item, "since", time_or_null(info.since));
         set_or_null(item, "pending", info.pending.to_string());
-        json_object_set_new(item, "confirmed", time_or_null(info.confirmed_at));
-        set_or_null(item, "confirmed_by", info.confirmed_by);
+        json_object_set_new(item, "confirmed", time_or_null(info.heard_at()));
+        set_or_null(item, "confirmed_by", info.heard_by());
         set_or_null(item, "failure", info.failure);
         set_or_null(item, "failure_code", info.failure_code);
         json_t* history = json_array();

@@ -21,6 +21,7 @@
 #include "keeld/cluster/lease.h"
 #include "keeld/config.h"
 #include "keeld/ledger/ledger.h"
+#include "keeld/policy/schedule.h"
 #include "keeld/registry/registry.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
@@ -49,6 +50,7 @@ class Views {
         Catalogue& catalogue;
         Planner* planner = nullptr;
         Rollouts* rollouts = nullptr;
+        Schedule* schedule = nullptr;
         Lease* lease = nullptr;
         std::function<std::map<std::string, std::string>()> cluster_problems;
         std::function<bool()> ready;

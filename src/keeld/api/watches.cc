@@ -108,18 +108,18 @@ class Examiner {
             return say("no-path", path.error().text, remedy("no-path", tag));
         }
         const TagInfo* info = parts_.tags.find(tag);
-        if (info == nullptr || (info->confirmed_at == Time{} && info->failure.empty())) {
+        if (info == nullptr || (info->heard_at() == Time{} && info->failure.empty())) {
             return say("waiting", "its first answer is under way", "nothing");
         }
         if (const std::string_view state = lasting(info->failure_code); !state.empty()) {
             return say(state, info->failure, remedy(state, tag));
         }
-        if (info->confirmed_at == Time{}) {
+        if (info->heard_at() == Time{}) {
             return say("never-answered", info->failure, remedy("never-answered", tag));
         }
-        if (now_ <= last_chance(settings_->poll_schedule.parsed, info->confirmed_at)) return false;
+        if (now_ <= last_chance(settings_->poll_schedule.parsed, info->heard_at())) return false;
         return say("stale",
-                   "no successful check since " + format_time(info->confirmed_at) + ", which is " +
+                   "no successful check since " + format_time(info->heard_at()) + ", which is " +
                        std::to_string(kMissedChecks) + " intervals of " +
                        settings_->poll_schedule.value + " ago" +
                        (info->failure.empty() ? "" : ": " + info->failure),
@@ -187,7 +187,7 @@ void each_watch(const WatchParts& parts, Time now, const std::function<void(cons
                 continue;  // a digest and no tag: there is nothing to watch
             }
             if (const TagInfo* info = parts.tags.find(*watch.tag)) {
-                watch.confirmed = info->confirmed_at;
+                watch.confirmed = info->heard_at();
             }
             examiner.examine(settings, watch);
             each(watch);

@@ -12,6 +12,11 @@ namespace {
 
 constexpr auto kResyncInterval = std::chrono::seconds(60);
 constexpr int kPage = 100;
+// Of tags with nothing but a time.
+constexpr int kSeenPage = 1000;
+// After a start what was asked for until then counts too, unless it is older than this.
+constexpr auto kSeenBefore = std::chrono::hours(24);
+constexpr Millis kSeenTimeout{2'000};
 constexpr std::string_view kSourcePrefix = "/caches/";
 
 std::uint64_t number_of(const json_t* object, const char* key) {
@@ -155,6 +160,71 @@ Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoc
     }
     HttpRequest request = cache_request(cache->config.api, query);
     co_return co_await http_.send(std::move(request));
+}
+
+Task<void> CacheFeed::read_traffic(std::function<void(const Tag&, Time)> seen) {
+    for (auto& [name, cache] : caches_) {
+        // One that is away holds nobody up; run() finds out when it is back.
+        if (cache.state.resyncs == 0 || !cache.state.problem.empty()) {
+            continue;
+        }
+        const Expected<void> done = co_await read_seen(&cache, &seen);
+        if (!done) {
+            cache.state.problem = done.error().text;
+            cache.wake.notify();
+        }
+    }
+}
+
+Task<Expected<void>> CacheFeed::read_seen(Cache* cache,
+                                          const std::function<void(const Tag&, Time)>* seen) {
+    Time newest = cache->state.seen_since;
+    if (newest == Time{}) {
+        newest = clock_.now() - kSeenBefore;
+    }
+    const std::string since = format_time(newest);
+    std::string epoch;
+    std::uint64_t after = 0;
+    while (!stopped_) {
+        std::string query = "/tags?limit=" + std::to_string(kSeenPage) + "&seen_since=" + since;
+        if (after > 0) {
+            query += "&since=" + std::to_string(after) + "&epoch=" + epoch;
+        }
+        HttpRequest request = cache_request(cache->config.api, query);
+        request.timeout = kSeenTimeout;
+        const Expected<HttpResponse> response = co_await http_.send(std::move(request));
+        if (!response) {
+            co_return tl::unexpected<Error>(response.error());
+        }
+        if (response->status == 410) {
+            break;  // another epoch: its table is read as a whole
+        }
+        const Json root = parse_json(response->body);
+        const json_t* tags = json_object_get(root.get(), "tags");
+        if (response->status != 200 || !json_is_array(tags)) {
+            co_return fail("bad-answer", cache->config.api + "/tags?seen_since answered " +
+                                             std::to_string(response->status));
+        }
+        std::size_t at = 0;
+        json_t* item = nullptr;
+        json_array_foreach(tags, at, item) {
+            const Expected<Tag> tag = Tag::parse(text_of(item, "tag"));
+            const std::optional<Time> last = parse_time(text_of(item, "last_seen"));
+            if (tag && last) {
+                (*seen)(*tag, *last);
+                newest = std::max(newest, *last);
+            }
+        }
+        epoch = text_of(root.get(), "epoch");
+        const json_t* next = json_object_get(root.get(), "next");
+        const std::uint64_t following = number_of(root.get(), "next");
+        if (next == nullptr || json_is_null(next) || following <= after) {
+            cache->state.seen_since = newest;
+            break;
+        }
+        after = following;
+    }
+    co_return Expected<void>{};
 }
 
 Task<Expected<void>> CacheFeed::resync(Cache* cache) {

@@ -67,12 +67,17 @@ class CacheFeed {
     [[nodiscard]] Task<void> run(std::string cache);
     void stop();
 
+    // Asks the caches that can be reached which tags were asked for since the last time, also those
+    // of which there is nothing new to tell; `seen` hears of each, with the cache's own time.
+    [[nodiscard]] Task<void> read_traffic(std::function<void(const Tag&, Time)> seen);
+
     struct State {
         std::string name;
         std::string epoch;
         std::uint64_t seq = 0;  // read or received up to here
         Time last_event;
         Time last_resync;
+        Time seen_since;           // traffic is known up to here, by the cache's clock
         std::string problem;       // of the last resync; empty when fine
         std::uint64_t events = 0;  // applied
         std::uint64_t stale = 0;   // dropped: not newer
@@ -111,6 +116,8 @@ class CacheFeed {
     [[nodiscard]] Task<Expected<HttpResponse>> read_page(Cache* cache, std::string epoch,
                                                          std::uint64_t since);
     [[nodiscard]] Task<void> read_status(Cache* cache);
+    [[nodiscard]] Task<Expected<void>> read_seen(Cache* cache,
+                                                 const std::function<void(const Tag&, Time)>* seen);
     void save(const Cache& cache);
 
     Loop& loop_;

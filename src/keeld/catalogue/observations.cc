@@ -15,8 +15,14 @@ Observations::Observations(Loop& loop, const Clock& clock, Ledger& ledger, Tags&
       changed_(std::move(changed)),
       settle_(std::move(settle)) {}
 
-void Observations::take(const CacheNews& news) {
-    const TagState& state = news.state;
+void Observations::take(CacheNews news) {
+    TagState& state = news.state;
+    state.first_seen = clock_.shown_at(state.first_seen);
+    state.last_seen = clock_.shown_at(state.last_seen);
+    for (Sighting& sighting : state.history) {
+        sighting.first_seen = clock_.shown_at(sighting.first_seen);
+        sighting.last_seen = clock_.shown_at(sighting.last_seen);
+    }
     const TagInfo* info = tags_.find(state.tag);
     const bool first = info == nullptr || info->current.empty();
     if (first) {

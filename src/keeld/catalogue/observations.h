@@ -26,7 +26,7 @@ class Observations {
     Observations(Loop& loop, const Clock& clock, Ledger& ledger, Tags& tags, Registry& registry,
                  std::function<void(const Tag&)> changed, std::function<void(const Tag&)> settle);
 
-    void take(const CacheNews& news);
+    void take(CacheNews news);
 
     // A fresh look at the tag, recorded; joins one that is under way. Errors as Registry::look_up.
     [[nodiscard]] Task<Expected<Answer>> look_up(Tag tag);

@@ -156,6 +156,12 @@ bool Tags::confirm(const Tag& tag, const Digest& digest, Time at, const std::str
     return true;
 }
 
+void Tags::seen(const Tag& tag, Time at) {
+    if (const auto found = tags_.find(tag); found != tags_.end()) {
+        found->second.traffic_at = std::max(found->second.traffic_at, at);
+    }
+}
+
 void Tags::failed(const Tag& tag, const std::string& why, const std::string& code) {
     if (const auto found = tags_.find(tag); found != tags_.end()) {
         found->second.failure = why;

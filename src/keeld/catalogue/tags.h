@@ -2,6 +2,7 @@
 // since when.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <string>
@@ -47,13 +48,20 @@ struct TagInfo {
     Time pending_since;
     Time confirmed_at;  // the last fresh answer about the tag, whatever it said
     std::string confirmed_by;
-    std::string failure;       // of the last look-up; empty after a success
+    Time traffic_at;      // a cache last passed an answer about it; epoch: not since keeld started
+    std::string failure;  // of the last look-up; empty after a success
     std::string failure_code;  // Registry::look_up's
     std::string cause;         // who brought the current digest
     std::map<Digest, Seen> seen;
     std::optional<Held> held;
     Time held_at;  // when a hold was last seen to begin or to end; epoch: never
 
+    // The last time that anybody got an answer about it, we or a node; epoch: never.
+    [[nodiscard]] Time heard_at() const { return std::max(confirmed_at, traffic_at); }
+    // Who did.
+    [[nodiscard]] std::string heard_by() const {
+        return traffic_at > confirmed_at ? "traffic" : confirmed_by;
+    }
     // What a pull through the caches gets: the held digest where the tag is held. Empty: not known.
     [[nodiscard]] const Digest& pulled() const { return held ? held->digest : current; }
     // Who or what brought pulled().
@@ -84,6 +92,8 @@ class Tags {
     // A second source names `digest`. A pending one becomes current; returns whether anything
     // changed.
     bool confirm(const Tag& tag, const Digest& digest, Time at, const std::string& source);
+    // A cache passed an answer that told nothing new (what is new comes to observe()).
+    void seen(const Tag& tag, Time at);
     // A look-up failed: nothing changes but what is told of the tag's freshness.
     void failed(const Tag& tag, const std::string& why, const std::string& code = "");
 

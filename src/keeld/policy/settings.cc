@@ -210,7 +210,7 @@ class SettingsReader {
     }
 
     void read_schedule() {
-        const std::string fallback = "@every " + format_duration(config_.defaults.poll);
+        const std::string& fallback = config_.defaults.poll_schedule;
         Parsed<PollSchedule>& schedule = settings_.poll_schedule;
         static_cast<Setting&>(schedule) = find("keel.sh/pollSchedule", fallback);
         const auto* parsed = &compiled<PollSchedule>(schedule.value, &PollSchedule::parse);

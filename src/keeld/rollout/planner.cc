@@ -22,6 +22,16 @@ std::string signature(const Entry& line) {
     return line.uid + line.code + line.container + line.to;
 }
 
+// What a workload wants of a tag that one of its containers refers to, or may change to; nullopt:
+// webhooks alone move it.
+std::optional<Wish> wish_of(const WorkloadSettings& settings, const Tag& tag, bool refers) {
+    if (settings.trigger.parsed == Trigger::push) {
+        return std::nullopt;
+    }
+    return Wish{settings.poll_schedule.parsed,
+                refers ? list_rule(settings.policy.parsed, tag.name) : Wish::List::never};
+}
+
 // Passing states of keeld itself: told by the API, not worth a line in the log.
 bool is_passing(Reason reason) {
     return reason == Reason::no_baseline || reason == Reason::no_answer;
@@ -104,6 +114,31 @@ bool Planner::in_use(const Tag& tag) const {
            });
 }
 
+std::vector<Wish> Planner::wishes(const Tag& tag) const {
+    std::vector<Wish> all;
+    const auto add = [&](const WorkloadKey& key, bool refers) {
+        const CatalogueEntry* entry = parts_.catalogue.find(key);
+        const Namespace* ns = parts_.catalogue.find_namespace(key.ns);
+        if (entry == nullptr || !standing_of(entry->object, ns, parts_.config).ours) {
+            return;
+        }
+        const WorkloadSettings settings = settings_of(entry->object, ns, parts_.config);
+        const std::optional<Wish> wish = wish_of(settings, tag, refers);
+        if (wish && std::ranges::find(all, *wish) == all.end()) {
+            all.push_back(*wish);
+        }
+    };
+    for (const WorkloadKey& key : parts_.catalogue.consumers(tag)) {
+        add(key, true);
+    }
+    if (const auto found = askers_.find(tag); found != askers_.end()) {
+        for (const WorkloadKey& key : found->second) {
+            add(key, false);
+        }
+    }
+    return all;
+}
+
 Task<void> Planner::run() {
     while (!stopped_) {
         if (started_) {
@@ -120,6 +155,7 @@ Task<void> Planner::run() {
 
 void Planner::consider(const WorkloadKey& key) {
     const CatalogueEntry* entry = parts_.catalogue.find(key);
+    faulty_.erase(key);
     if (entry == nullptr) {
         decided_.erase(key);
         ask(key, {});
@@ -132,6 +168,9 @@ void Planner::consider(const WorkloadKey& key) {
     if (!verdict.standing.ours) {
         return;
     }
+    if (!verdict.settings.faults.empty()) {
+        faulty_[key] = verdict.settings.faults.front().text;
+    }
     if (!read_.contains(key.ns) || !entry->running.usable()) {
         baseline_wake_.notify();
     }
@@ -139,7 +178,9 @@ void Planner::consider(const WorkloadKey& key) {
         if (!one.tag) {
             continue;
         }
-        parts_.schedule.follow(*one.tag);
+        if (const std::optional<Wish> wish = wish_of(verdict.settings, *one.tag, true)) {
+            parts_.schedule.follow(*one.tag, *wish);
+        }
         if (one.reason == Reason::revert_unconfirmed &&
             parts_.registry.has_second_source(one.tag->registry)) {
             parts_.schedule.want_confirmation(*one.tag);
@@ -182,7 +223,9 @@ void Planner::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     }
     for (const Tag& tag : now) {
         askers_[tag].insert(key);
-        parts_.schedule.follow(tag);
+        if (const std::optional<Wish> wish = wish_of(verdict.settings, tag, false)) {
+            parts_.schedule.follow(tag, *wish);
+        }
     }
     if (now.empty()) {
         asked_.erase(key);

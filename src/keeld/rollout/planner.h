@@ -52,6 +52,8 @@ class Planner {
     [[nodiscard]] WorkloadVerdict verdict(const CatalogueEntry& entry) const;
     // Whether some enrolled, not vetoed workload follows the tag, or may change to it.
     [[nodiscard]] bool in_use(const Tag& tag) const;
+    // What those that follow the tag by look-ups want to hear of it, each different wish once.
+    [[nodiscard]] std::vector<Wish> wishes(const Tag& tag) const;
 
     // Judges what is to be judged until stop().
     [[nodiscard]] Task<void> run();
@@ -60,6 +62,10 @@ class Planner {
     [[nodiscard]] Task<void> run_baseline();
     void start();  // workloads and namespaces are listed: from now on there are verdicts
     void stop();
+
+    // Enrolled workloads with a setting that means nothing, and the first such setting of each
+    // (D1).
+    [[nodiscard]] const std::map<WorkloadKey, std::string>& faulty() const { return faulty_; }
 
     [[nodiscard]] bool baseline_done() const { return baseline_done_; }
     [[nodiscard]] const std::string& baseline_problem() const { return baseline_problem_; }
@@ -81,6 +87,7 @@ class Planner {
     // Tags that workloads may change to: who asks for them, and what each workload asks for.
     std::unordered_map<Tag, std::set<WorkloadKey>> askers_;
     std::map<WorkloadKey, std::set<Tag>> asked_;
+    std::map<WorkloadKey, std::string> faulty_;
     std::map<WorkloadKey, std::string> decided_;  // the newest decision in the ledger, as one text
     std::map<Digest, std::set<Tag>>
         fetching_;  // contents on their way, and whose workloads wait for them

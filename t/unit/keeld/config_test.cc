@@ -112,7 +112,7 @@ TEST_F(ConfigTest, DefaultsAreThoseOfTheDesign) {
     EXPECT_EQ(config.defaults.policy, "force");
     EXPECT_EQ(config.defaults.trigger, Trigger::all);
     EXPECT_EQ(config.defaults.step, Step::highest);
-    EXPECT_EQ(config.defaults.poll, std::chrono::hours{1});
+    EXPECT_EQ(config.defaults.poll_schedule, "@every 1h");
     EXPECT_EQ(config.defaults.reverts, Reverts::ask);
     EXPECT_EQ(config.defaults.deadline, std::nullopt);
     EXPECT_EQ(config.defaults.restart_key, "kubectl.kubernetes.io/restartedAt");
@@ -177,7 +177,7 @@ stateful: {images: ["*/db"]}
     EXPECT_EQ(config.enrolment.label_value, "yes");
     EXPECT_EQ(config.enrolment.exclude, (std::vector<std::string>{"kube-system"}));
     EXPECT_EQ(config.defaults.policy, "never");
-    EXPECT_EQ(config.defaults.poll, std::chrono::minutes{2});
+    EXPECT_EQ(config.defaults.poll_schedule, "@every 2m");
     EXPECT_EQ(config.defaults.reverts, Reverts::follow);
     EXPECT_EQ(config.defaults.deadline, std::chrono::minutes{15});
     EXPECT_EQ(config.defaults.restart_key, "example.org/at");
@@ -363,13 +363,13 @@ TEST_F(ConfigTest, E2_ValuesOfTheWrongShapeAreRefused) {
     expect_error(
         kCluster + "defaults: {deadline: soon}\n",
         "keeld.yaml:2: defaults.deadline: \"soon\" is not a duration such as 90s, 1h30m or 7d");
-    expect_error(kCluster + "defaults: {pollSchedule: \"@hourly\"}\n",
-                 "keeld.yaml:2: defaults.pollSchedule: \"@hourly\" is not of the form \"@every "
-                 "1h30m\"; other "
-                 "schedules are not supported by this version");
-    expect_error(
-        kCluster + "defaults: {pollSchedule: \"@every 10ms\"}\n",
-        "keeld.yaml:2: defaults.pollSchedule: \"@every 10ms\" is not an interval from 1s to 30d");
+    for (const char* schedule : {"5m", "@every 0s", "0 0 30 2 *", "* * * * * * *"}) {
+        const std::string error =
+            bad(kCluster + "defaults: {pollSchedule: \"" + schedule + "\"}\n");
+        EXPECT_TRUE(error.starts_with(std::string("keeld.yaml:2: defaults.pollSchedule: \"") +
+                                      schedule + "\" is no schedule: "))
+            << error;
+    }
     expect_error(kCluster + "enrolment: {label: enrolled}\n",
                  "keeld.yaml:2: enrolment.label: \"enrolled\" is not a label KEY=VALUE such as "
                  "keel.sh/enrolled=true");
@@ -557,7 +557,7 @@ TEST_F(ConfigTest, TheExampleShowsTheDefaults) {
     EXPECT_EQ(example.defaults.policy, plain.defaults.policy);
     EXPECT_EQ(example.defaults.trigger, plain.defaults.trigger);
     EXPECT_EQ(example.defaults.step, plain.defaults.step);
-    EXPECT_EQ(example.defaults.poll, plain.defaults.poll);
+    EXPECT_EQ(example.defaults.poll_schedule, plain.defaults.poll_schedule);
     EXPECT_EQ(example.defaults.reverts, plain.defaults.reverts);
     EXPECT_EQ(example.defaults.deadline, plain.defaults.deadline);
     EXPECT_EQ(example.defaults.restart_key, plain.defaults.restart_key);

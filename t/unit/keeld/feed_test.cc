@@ -387,5 +387,40 @@ INSTANTIATE_TEST_SUITE_P(
              R"({"epoch":"5f0c0123456789abcdef0123456789ab","seq":"1","tags":[{}],"next":null})"}}),
     [](const auto& info) { return info.param.name; });
 
+TEST_F(FeedTest, D6_WhatTrafficAskedForIsReadFromWhereItWasLeft) {
+    std::map<std::string, Time> seen;
+    const auto read = [&] {
+        test::await(loop,
+                    feed->read_traffic([&](const Tag& tag, Time when) { seen[tag.name] = when; }));
+    };
+    read();
+    EXPECT_TRUE(peer.asked.empty()) << "nothing is asked of a cache before its table was read";
+    run();
+    ASSERT_TRUE(until([this] { return cache().resyncs == 1; }));
+    peer.asked.clear();
+    const auto seen_page = [](std::int64_t seconds, const std::string& name, const char* next) {
+        return Reply{"200 OK", "Content-Type: application/json\r\n",
+                     std::string(R"({"epoch": "e", "seq": "7", "tags": [{"tag": ")") +
+                         test::tag(name).to_string() + R"(", "last_seen": ")" +
+                         format_time(at(seconds)) + R"(", "seq": "5"}], "next": )" + next + "}"};
+    };
+    script = [&](const std::string& line, const std::string&) {
+        return line.find("&since=5&epoch=e") != std::string::npos ? seen_page(-30, "two", "null")
+                                                                  : seen_page(-20, "one", "\"5\"");
+    };
+    read();
+    EXPECT_EQ(seen, (std::map<std::string, Time>{{"one", at(-20)}, {"two", at(-30)}}));
+    EXPECT_EQ(cache().seen_since, at(-20));
+    peer.asked.clear();
+    script = [&](const std::string&, const std::string&) { return seen_page(3, "one", "null"); };
+    read();
+    ASSERT_EQ(peer.asked.size(), 1U);
+    EXPECT_EQ(peer.asked[0], "GET /keel/tags?limit=1000&seen_since=" + format_time(at(-20)));
+    EXPECT_EQ(seen["one"], at(3));
+    script = [](const std::string&, const std::string&) { return Reply{"500 Oops", "", ""}; };
+    read();
+    EXPECT_EQ(cache().seen_since, at(3)) << "asked for again from there";
+}
+
 }  // namespace
 }  // namespace keel

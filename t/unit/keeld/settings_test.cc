@@ -299,7 +299,7 @@ TEST(Settings, V4_ValuesThatMeanNothing) {
 
 TEST(Settings, MeaningsOfValues) {
     Config config;
-    config.defaults.poll = std::chrono::minutes{7};
+    config.defaults.poll_schedule = "@every 7m";
     Workload workload = sample();
     WorkloadSettings settings = settings_of(workload, nullptr, config);
     EXPECT_EQ(settings.policy.parsed.kind(), Policy::Kind::force);

@@ -128,15 +128,15 @@ class RegistryClient:
 class Registry(Server, RegistryClient):
     """Debian's docker-registry; with proxy_of a pull-through cache of that URL, which must be up first."""
 
-    def __init__(self, folder, name="registry", proxy_of=None, at=None):
-        """at: (host, port) instead of a free port on 127.0.0.1."""
+    def __init__(self, folder, name="registry", proxy_of=None, at=None, access_log=False):
+        """at: (host, port) instead of a free port on 127.0.0.1. access_log: in its log, a line for each request."""
         self.name = name
         Server.__init__(self, folder)
         host, port = at or ("127.0.0.1", free_port())
         RegistryClient.__init__(self, port, host)
         config = {
             "version": 0.1,
-            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "log": {"level": "warn", "accesslog": {"disabled": not access_log}},
             "storage": {"filesystem": {"rootdirectory": f"{self.folder}/{name}"}, "delete": {"enabled": True}},
             "http": {"addr": f"{self.host}:{self.port}"},
         }

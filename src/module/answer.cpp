@@ -1,8 +1,5 @@
 #include "module/answer.h"
 
-#include <array>
-#include <cstdint>
-
 #include "core/rate_limit.h"
 
 namespace keel::ngx {
@@ -14,44 +11,8 @@ constexpr std::string_view kRemaining = "RateLimit-Remaining";
 constexpr std::string_view kSource = "Docker-RateLimit-Source";
 constexpr std::string_view kRetry = "Retry-After";
 
-// The digests that this worker has read lately, by their text: the tags of a cache answer the same
-// ones over and over. A slot is chosen by the digest's first digits and has the last one read.
-class KnownDigests {
-  public:
-    [[nodiscard]] std::optional<Digest> parse(std::string_view text) noexcept {
-        if (text.size() != kText) return Digest::parse(text);
-        Slot& slot = slots_[index(text)];
-        if (std::memcmp(slot.text, text.data(), kText) == 0) return slot.digest;
-        const std::optional<Digest> digest = Digest::parse(text);
-        if (!digest) return digest;
-        std::memcpy(slot.text, text.data(), kText);
-        slot.digest = *digest;
-        return digest;
-    }
-
-  private:
-    static constexpr std::size_t kPrefix = 7;           // "sha256:"
-    static constexpr std::size_t kText = kPrefix + 64;  // what almost all of them have
-    static constexpr std::size_t kSlots = 256;
-
-    struct Slot {
-        char text[kText];
-        Digest digest;
-    };
-
-    static std::size_t index(std::string_view text) noexcept {
-        std::uint32_t digits = 0;
-        std::memcpy(&digits, text.data() + kPrefix, sizeof(digits));
-        return digits * 0x9e3779b1U >> 24;
-    }
-
-    std::array<Slot, kSlots> slots_{};
-};
-// Of this process; in its zeroed memory, which is no page until it is used.
-KnownDigests known_digests;
-
 void take_digest(AnswerHeaders& answer, std::string_view text) noexcept {
-    const std::optional<Digest> digest = known_digests.parse(text);
+    const std::optional<Digest> digest = Digest::parse(text);
     if (!digest || (answer.has_digest && *digest != answer.digest)) answer.bad_digest = true;
     if (digest) {
         answer.digest = *digest;

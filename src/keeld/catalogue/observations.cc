@@ -117,9 +117,12 @@ Task<Expected<Answer>> Observations::look_up(Tag tag) {
         }
     } else {
         const TagInfo* before = tags_.find(tag);
-        const bool told = before != nullptr && before->failure == answer.error().text;
-        tags_.failed(tag, answer.error().text, answer.error().code);
+        // That it was not asked again is no news where it had failed: the cause stays.
+        const bool told =
+            before != nullptr && (before->failure == answer.error().text ||
+                                  (is_postponed(answer.error()) && !before->failure.empty()));
         if (!told) {
+            tags_.failed(tag, answer.error().text, answer.error().code);
             changed_(tag);
         }
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import json
 import shutil
 import threading
 import types
@@ -407,6 +408,187 @@ def test_d8_a_digest_that_goes_back_needs_a_second_source(lab, namespace):
         (pod,) = lab.kube.pods(namespace, "app")
         found = [item for item in lab.running(namespace) if item["pod"] == pod["metadata"]["name"]]
         assert [item["digest"] for item in found] == [one.digest]
+
+
+# --- newer tags ---------------------------------------------------------------------------------------------------
+
+
+def images(lab, workload):
+    """{container: image} of the pod template."""
+    spec = fetch(lab, workload)["spec"]["template"]["spec"]
+    return {item["name"]: item["image"] for item in spec.get("initContainers", []) + spec["containers"]}
+
+
+def policy(name):
+    return {"keel.sh/policy": name}
+
+
+@pytest.fixture(scope="module")
+def versions(lab):
+    """One repository with versions, variants, traps and what has no order; workloads of every policy run 1.2.3."""
+    kube, at = lab.kube, lab.image("versions/app:1.2.3")
+    pushed = {tag: lab.push("versions/app", tag, tag) for tag in ("1.2.3", "1.2.4", "1.3.0", "2.0.0")}
+    for tag in ("1.2.3-debug", "1.9.0-debug", "1.2", "9.9.9", "1.4.0_x", "a1b2c3d", "20261122", "v1.9.9", "latest"):
+        lab.upstream.put_manifest("versions/app", tag, lab.upstream.manifest("versions/app", "1.2.3").body)
+    elsewhere = {"architecture": "s390x", "os": "linux"}
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json"}
+    child = lab.upstream.manifest("versions/app", "1.2.3")
+    index["manifests"] = [{"mediaType": child.type, "digest": child.digest,
+                           "size": len(child.body), "platform": elsewhere}]  # fmt: skip
+    lab.upstream.put_manifest("versions/app", "1.2.5", index)
+    kube.namespace("versions", labels=ENROLLED)
+    made = {
+        "patch": deployment("versions", "patch", at, annotations=policy("patch")),
+        "minor": deployment("versions", "minor", at, annotations=policy("minor")),
+        "major": deployment("versions", "major", at, annotations=policy("major")),
+        "glob": deployment("versions", "glob", at, annotations=policy("glob:1.?.?")),
+        "force": deployment("versions", "force", at, annotations=policy("force")),
+        "odd": deployment("versions", "odd", at, annotations=policy("Force")),
+        "step": deployment("versions", "step", at, annotations=policy("major") | {"keel.sh/step": "lowest"}),
+        "foreign": deployment("versions", "foreign", at, annotations=policy("glob:2.*")),
+        "latest": deployment("versions", "latest", lab.image("versions/app:latest"), annotations=policy("major")),
+        "newest": deployment("versions", "newest", lab.image("versions/app:2.0.0"), annotations=policy("all")),
+        "push": deployment("versions", "push", at, annotations=policy("minor") | {"keel.sh/trigger": "default"}),
+        "apart": deployment("versions", "apart", at, annotations=policy("minor"),
+                            containers={"app": at, "side": at}),
+    }  # fmt: skip
+    made["apart"]["metadata"]["annotations"]["keel.sh/monitorContainers"] = "^app$"
+    since = mark(lab)
+    for item in made.values():
+        kube.create(item)
+    yield types.SimpleNamespace(made=made, pushed=pushed, since=since, at=at)
+    empty(lab, "versions")
+    kube.delete("namespaces", None, "versions")
+
+
+@pytest.mark.parametrize(
+    "name, tag", {"patch": "1.2.4", "minor": "1.3.0", "major": "2.0.0", "glob": "1.3.0"}.items()
+)
+def test_v1_v2_v3_the_highest_that_the_policy_allows_is_written(lab, versions, name, tag):
+    """Not the variant, not the other prefix, not what has another number of fields, nothing behind a jump."""
+    workload = f"Deployment/versions/{name}"
+    rollout = wait_ended(lab, workload, versions.pushed[tag].digest)
+    (target,) = rollout["targets"]
+    assert (target["image"], target["from_image"]) == (lab.image(f"versions/app:{tag}"), versions.at)
+    assert images(lab, workload) == {"app": lab.image(f"versions/app:{tag}")}
+    assert patches(lab, workload, versions.since) == [200]
+    wait_rolled_out(lab, workload)
+    (pod,) = [item for item in lab.running("versions") if item["pod"].startswith(f"{name}-")]
+    assert pod["digest"] == versions.pushed[tag].digest
+
+
+def test_v2_what_is_not_made_for_the_node_is_passed_over(lab, versions):
+    """1.2.5 is the highest patch and made for another platform."""
+    answer = wait_why(lab, "Deployment/versions/patch", "has settled", lambda item: item["verdict"] != "roll")
+    (app,) = answer["containers"]
+    assert (app["reason"], app["newest"]["name"]) == ("incomplete", "9.9.9")
+    assert "1.2.5 is passed over: it is not made for linux/" in app["sentence"]
+
+
+KEPT = {
+    "force": ("current", "beyond-policy", "force does not allow it"),
+    "odd": ("blocked", "policy-invalid", '"Force" (workload annotation)'),
+    "step": ("blocked", "policy-invalid", "keel.sh/step"),
+    "foreign": ("blocked", "stream-unknown", "does not match"),
+    "latest": ("current", "fixed-tag", "never changes"),
+    "newest": ("blocked", "stream-jump", "9.9.9"),
+    "push": ("blocked", "awaiting-webhook", "webhooks alone"),
+    "apart": ("blocked", "sibling-blocked", "container side has the same reference"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_v2_v3_v4_v5_the_rest_stays_and_says_why(lab, versions, name):
+    verdict, reason, text = KEPT[name]
+    workload = f"Deployment/versions/{name}"
+    answer = wait_reason(lab, workload, reason)
+    assert answer["verdict"] == verdict and text in answer["sentence"]
+    item = versions.made[name]
+    assert set(images(lab, workload).values()) == {template(item)["spec"]["containers"][0]["image"]}
+    assert patches(lab, workload, versions.since) == [] and rollouts(lab, workload) == []
+
+
+def test_d2_d3_d5_why_names_the_newest_the_unordered_and_whose_word_it_is(lab, versions):
+    answer = wait_reason(lab, "Deployment/versions/force", "beyond-policy")
+    (app,) = answer["containers"]
+    assert app["newest"]["name"] == "9.9.9" and app["allowed"] is None
+    assert app["list"]["complete"] and "1.4.0_x" in app["list"]["unordered"]["names"]
+    assert app["list"]["names"] == 14
+    assert app["freshness"]["by"].endswith(", the cache's word")
+    code, out, _ = lab.keeld.ctl("why", "Deployment/versions/force")
+    assert code == 0 and "9.9.9 is newer" in out and "no order" in out and "the cache's word" in out
+
+
+def test_v6_a_digest_newer_than_any_release_is_followed(lab, versions):
+    """The latest of a repository with releases stays latest, and its new content is rolled out."""
+    wait_reason(lab, "Deployment/versions/latest", "fixed-tag")
+    pushed = lab.push("versions/app", "latest", "unreleased")
+    wait_ended(lab, "Deployment/versions/latest", pushed.digest)
+    assert images(lab, "Deployment/versions/latest") == {"app": lab.image("versions/app:latest")}
+
+
+def test_v1_a_pin_moves_only_by_the_workloads_own_word(lab, namespace):
+    one = lab.push("pinned/app", "1.0.0", "one")
+    pinned = f"{lab.image('pinned/app:1.0.0')}@{one.digest}"
+    lab.kube.create(deployment(namespace, "app", pinned))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    assert wait_reason(lab, name, "pinned")["verdict"] == "blocked"
+    since = mark(lab)
+    two = lab.push("pinned/app", "1.0.0", "two")
+    three = lab.push("pinned/app", "1.1.0", "three")
+    lab.kube.patch("deployments", namespace, "app", {"metadata": {"annotations": policy("force")}})
+    wait_ended(lab, name, two.digest)
+    assert images(lab, name) == {"app": f"{lab.image('pinned/app:1.0.0')}@{two.digest}"}
+    lab.kube.patch("deployments", namespace, "app", {"metadata": {"annotations": policy("minor")}})
+    wait_ended(lab, name, three.digest)
+    assert images(lab, name) == {"app": f"{lab.image('pinned/app:1.1.0')}@{three.digest}"}
+    assert patches(lab, name, since) == [200, 200]
+    # What keeld wrote itself is nobody's decision: the default may go on from there.
+    lab.kube.patch("deployments", namespace, "app", {"metadata": {"annotations": {"keel.sh/policy": None}}})
+    four = lab.push("pinned/app", "1.1.0", "four")
+    wait_ended(lab, name, four.digest)
+
+
+def test_p1_p2_a_default_holds_where_nothing_is_written_and_nowhere_else(lab, namespace):
+    lab.push("defaults/app", "1.0.0", "one")
+    for name, annotations in (("plain", None), ("explicit", policy("patch"))):
+        lab.kube.create(deployment(namespace, name, lab.image("defaults/app:1.0.0"), annotations=annotations))
+    wait_rolled_out(lab, f"Deployment/{namespace}/plain", f"Deployment/{namespace}/explicit")
+
+    def settings_of(name):
+        return container(why(lab, f"Deployment/{namespace}/{name}"), "app")["settings"]["policy"]
+
+    try:
+        for default in ("minor", "never", "force"):
+            reload(lab, {"defaults": {"policy": default}})
+            assert settings_of("plain") == {"value": default, "layer": "default", "overridden": []}
+            explicit = settings_of("explicit")
+            assert (explicit["value"], explicit["layer"]) == ("patch", "workload annotation")
+            assert explicit["overridden"] == [{"value": default, "layer": "default"}]
+            verdict = why(lab, f"Deployment/{namespace}/plain")["reason"]
+            assert (verdict == "vetoed") == (default == "never")
+    finally:
+        reload(lab, {"defaults": {"policy": "force"}})
+
+
+def test_p4_a_workloads_own_policy_enrols_it_where_that_is_configured(lab, namespace):
+    one = lab.push("own/app", "latest", "one")
+    lab.kube.patch("namespaces", None, namespace, {"metadata": {"labels": {"keel.sh/enrolled": None}}})
+    for name, annotations in (("own", policy("force")), ("other", None)):
+        lab.kube.create(deployment(namespace, name, lab.image("own/app:latest"), annotations=annotations))
+    names = [f"Deployment/{namespace}/{name}" for name in ("own", "other")]
+    wait_rolled_out(lab, *names)
+    assert one.digest and why(lab, names[0])["reason"] == "not-enrolled"
+    try:
+        reload(lab, {"enrolment": {"workloadAnnotation": True}})
+        answer = wait_reason(lab, names[0], "up-to-date")
+        assert answer["enrolled_by"] == "workload annotation keel.sh/policy"
+        two = lab.push("own/app", "latest", "two")
+        wait_ended(lab, names[0], two.digest)
+        assert why(lab, names[1])["reason"] == "not-enrolled" and rollouts(lab, names[1]) == []
+    finally:
+        reload(lab, {"enrolment": {"workloadAnnotation": False}})
 
 
 # --- quiet --------------------------------------------------------------------------------------------------------

@@ -80,8 +80,9 @@ class Batch {
             return false;
         }
         const std::string_view match = row_[at_[1]];
-        if (match != "true" && match != "false") {
-            wrong("match_pre_release is \"" + std::string{match} + "\", neither true nor false");
+        if (match != "true" && match != "false" && match != "-") {  // -: as by default, true
+            wrong("match_pre_release is \"" + std::string{match} +
+                  "\", neither true nor false nor -");
             return false;
         }
         split(row_[at_[3]], ',', tags_);
@@ -89,7 +90,7 @@ class Batch {
         TagChoice choice{Reason::policy_invalid, {}, {}, ""};
         if (const auto& policy = policy_of(row_[at_[0]])) {
             choice = current.empty() ? TagChoice{Reason::no_tag, {}, {}, ""}
-                                     : choose_tag(*policy, {current, tags_, match == "true"});
+                                     : choose_tag(*policy, {current, tags_, match != "false"});
         }
         out_ << line_ << '\t' << to_string(verdict_of(choice.reason)) << '\t'
              << to_string(choice.reason) << '\t'

@@ -21,8 +21,9 @@ struct PolicyTrial {
 int try_policy(const PolicyTrial& trial, std::ostream& out, std::ostream& err);
 
 // Rows of tab-separated values under a heading that names at least `policy`, `match_pre_release`
-// (true or false), `current` (a tag) and `tags` (separated by commas); prints the same rows with
-// the columns verdict, reason and selected added. 2 at the first row that cannot be read.
+// (true, false, or - for the default), `current` (a tag) and `tags` (separated by commas); prints
+// the same rows with the columns verdict, reason and selected added. 2 at the first row that cannot
+// be read.
 int try_policies(std::istream& in, std::ostream& out, std::ostream& err);
 
 }  // namespace keel::ctl

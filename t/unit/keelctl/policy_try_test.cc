@@ -61,6 +61,12 @@ TEST(PolicyTry, columns_go_by_their_names) {
               "x\t1.2.4\t1.2.3\ttrue\tpatch\troll\tnewer-tag\t1.2.4\n");
 }
 
+TEST(PolicyTry, a_dash_leaves_suffixes_as_by_default) {
+    const Result run = batch(kHeading + "patch\t-\t1.2.3-ls1\t1.2.4-ls1,1.2.4-ls2\n");
+    EXPECT_EQ(run.code, kFine) << run.err;
+    EXPECT_NE(run.out.find("roll\tnewer-tag\t1.2.4-ls1\n"), std::string::npos) << run.out;
+}
+
 TEST(PolicyTry, what_cannot_be_read_is_named_with_its_line) {
     EXPECT_NE(batch("").err.find("line 1"), std::string::npos);
     EXPECT_NE(batch("policy\tcurrent\ttags\n").err.find("\"match_pre_release\""),

@@ -78,6 +78,8 @@ Daemon::Daemon(Loop& loop, Config config, std::string clock)
     if (!clock.empty()) {
         outside_ = std::make_unique<OutsideClock>(loop_, std::move(clock));
         outside_->on_move([this] { clock_moved(); });
+        outside_->settled_when(
+            [this] { return stopping_ || !schedule_ || schedule_->waiting() == 0; });
     }
 }
 

@@ -88,8 +88,8 @@ int main(int argc, char** argv) {
            "--clock", options.clock,
            "For tests: unix:PATH of a socket on which somebody writes times (RFC 3339), one "
            "a line;\nschedules, pacing and ages read that clock, which stands between two "
-           "lines. Each line is\nwritten back once it holds. Deadlines, leases, "
-           "signatures, holds and network time-outs stay\non the real clock")
+           "lines. Each line is\nwritten back once what was due by then has been asked for. "
+           "Deadlines, leases,\nsignatures, holds and network time-outs stay on the real clock")
         ->check([](const std::string& where) {
             return where.starts_with("unix:/") ? "" : "expected unix:/PATH";
         });

@@ -9,11 +9,14 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 
+#include "keeld/signal.h"
+
 namespace keel {
 namespace {
 
 constexpr auto kToken = asio::as_tuple(asio::use_awaitable);
 constexpr auto kFirst = std::chrono::seconds(5);
+constexpr auto kSettling = std::chrono::milliseconds(1);
 constexpr std::size_t kLongest = 64;
 constexpr std::size_t kRemembered = 4096;
 
@@ -84,6 +87,9 @@ Task<void> OutsideClock::run() {
     const std::shared_ptr<Connection> connection = connection_;
     std::string answer = format_time(now()) + "\n";
     for (;;) {
+        while (settled_ && !settled_()) {
+            co_await pause_for(loop_, kSettling);
+        }
         const auto buffer = asio::buffer(answer);
         const auto [error, size] = co_await asio::async_write(connection->socket, buffer, kToken);
         if (error) {

@@ -15,7 +15,7 @@ namespace keel {
 class OutsideClock final : public Clock {
   public:
     // `path` of a unix socket on which somebody listens and writes times (RFC 3339), one a line.
-    // Each line is written back once it holds and everybody who waits for a moment was told.
+    // Each line is written back once it holds and what was due by then has been done.
     OutsideClock(Loop& loop, std::string path) : loop_(loop), path_(std::move(path)) {}
 
     // Connects and takes the first time. Errors: "clock" naming the path, also where no time comes
@@ -26,6 +26,8 @@ class OutsideClock final : public Clock {
     void stop();
     // `moved` is called after each change.
     void on_move(std::function<void()> moved) { moved_ = std::move(moved); }
+    // Whether what was due has been done; asked again and again before a line is written back.
+    void settled_when(std::function<bool()> settled) { settled_ = std::move(settled); }
 
     [[nodiscard]] Time now() const override;
     [[nodiscard]] Time shown_at(Time real) const override;
@@ -46,6 +48,7 @@ class OutsideClock final : public Clock {
     std::shared_ptr<Connection> connection_;
     std::deque<Told> told_;
     std::function<void()> moved_;
+    std::function<bool()> settled_;
 };
 
 }  // namespace keel

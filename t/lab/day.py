@@ -62,7 +62,7 @@ class Clock:
         self.tell(self.now)
 
     def tell(self, moment):
-        """Returns once keeld has taken it."""
+        """Returns once keeld has asked for what is due by then."""
         self.now = moment
         text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self.peer.sendall(f"{text}\n".encode())
@@ -200,7 +200,7 @@ class Day:
     def pass_time(self, **delta):
         """The clock moves on by that; gives what the registries were asked then."""
         self.clock.tell(self.clock.now + datetime.timedelta(**delta))
-        return self.wait_asked()
+        return self.listen()
 
     def kubelet_asks(self, repository, name):
         """Through the cache, as containerd does."""

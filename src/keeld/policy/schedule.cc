@@ -247,8 +247,8 @@ Task<void> Schedule::run() {
             co_await parts_.freshen();
             freshened_ = Steady::now();
             // Never for more than a tenth of the time, however large the caches are.
-            freshen_again_ = std::max<Steady::duration>(parts_.freshen_again,
-                                                        (freshened_ - began) * 10);
+            freshen_again_ =
+                std::max<Steady::duration>(parts_.freshen_again, (freshened_ - began) * 10);
         }
         Steady::time_point next = queue_due();
         start_queued();

@@ -50,9 +50,12 @@ TEST_F(OutsideClockTest, ItStandsAtWhatItWasTold) {
     EXPECT_EQ(clock.when(at(1)), Steady::time_point::max()) << "until it is told, that never comes";
     const Time before = SystemClock().now();
     ASSERT_TRUE(test::run_until(loop, [&] { return SystemClock().now() > before; }));
+    int asked = 0;
+    clock.settled_when([&] { return ++asked > 3; });
     tell("2026-11-22T15:00:00+02:00");
     EXPECT_EQ(answer(), "2026-11-22T15:00:00+02:00");
     EXPECT_EQ(moves, 1);
+    EXPECT_EQ(asked, 4);
     EXPECT_EQ(clock.now(), at(3600));
     const Steady::time_point wake = clock.when(at(1));
     EXPECT_LE(wake, Steady::now());

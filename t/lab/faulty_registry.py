@@ -174,7 +174,8 @@ def as_date(code):
 def few_left(h, path):
     """Docker Hub, where pulls are counted and HEADs are not; GET would be a pull."""
     headers = {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "7;w=21600", "Docker-RateLimit-Source": "192.0.2.7"}
-    return h.manifest(**headers) if h.command == "HEAD" else h.answer(429, headers)
+    pull = h.command == "GET" and "/manifests/" in path
+    return h.answer(429, headers) if pull else h.manifest(**headers)
 
 
 def tokens(grant, accept=True, scope="repository:team/app:pull", realm=None, error=""):

@@ -184,10 +184,14 @@ void Daemon::clock_moved() {
 
 Task<Expected<Schedule::Names>> Daemon::list_tags(Tag tag) {
     Expected<TagList> list = co_await registry_->list_tags(std::move(tag));
+    const auto told = [](const Error& why) { return why.code + ": " + why.text; };
     if (!list) {
-        co_return tl::unexpected<Error>(list.error());
+        Error why = list.error();
+        why.text = told(why);
+        co_return tl::unexpected<Error>(std::move(why));
     }
-    co_return Schedule::Names{std::move(list->names), list->complete};
+    std::string stopped = list->complete ? "" : told(list->stopped);
+    co_return Schedule::Names{std::move(list->names), list->complete, std::move(stopped)};
 }
 
 Task<void> Daemon::read_traffic() {

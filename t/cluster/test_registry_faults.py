@@ -74,7 +74,7 @@ def name_of(fault):
 CREDENTIALS = ("token-refused", "token-scope")  # keeld has some for these, and they help nothing
 RUNNING = "sha256:" + "1" * 64
 KEELD = "watcher"
-NAMESPACES = ("faults", "budget", "real")
+NAMESPACES = ("faults", "lists", "budget", "real")
 
 
 def run(kube, namespace, name, image):
@@ -261,6 +261,39 @@ def told(watched):
     metrics = watched.keeld.get("/metrics")
     assert 'keeld_registry_circuit_open{registry="error-500.example",by="look-up direct"} 1' in metrics
     assert 'keeld_registry_rate_remaining{registry="few-left.example",by="look-up direct"} 7' in metrics
+
+
+# What a list ends with: whether it is complete, how many names it has, its code, and how many pages it cost at most.
+LISTED = {
+    "list-fine": (True, 2, None, 1),
+    "list-endless": (False, 200, "list-too-long", 200),
+    "list-loop": (False, 2, "list-loop", 3),
+    "list-elsewhere": (False, 1, "list-elsewhere", 1),
+    "list-404": (False, 0, "not-found", 1),
+    "list-405": (False, 0, "list-unsupported", 1),
+    "list-page": (False, 0, "bad-list", 1),
+}
+
+
+def test_d6_lists_of_tags_end(plane, tmp_path, faulty):
+    """Each with its code and a bounded number of pages, and tags are looked at all the same."""
+    watched = Watched(plane, tmp_path / "keeld", "lists", {fault: faulty.url(fault) for fault in LISTED})
+    with watched.keeld:
+        for fault, (complete, names, code, pages) in LISTED.items():
+            path = f"{fault}: its list"
+            ended = wait_for(path, lambda fault=fault: listed(watched.why(fault)), 60)
+            told = (ended["failure"] or "").partition(":")[0] or None
+            assert (ended["complete"], ended["names"], told) == (complete, names, code), f"{fault}: {ended}"
+            asked = [one for one in list(faulty.asked[fault]) if "/tags/list" in one.path]
+            assert len(asked) <= pages * (1 if names else LISTS), f"{fault}: {len(asked)} pages"
+            print(f"{fault:18} {len(asked):>4} pages, {ended['names']} names, {code}")
+        wait_for("every digest", lambda: watched.look() and set(watched.digests.values()) == {DIGEST}, 30)
+        assert written(plane) == []
+
+
+def listed(container):
+    found = container["list"]
+    return found if found and (found["read"] or found["failure"]) else None
 
 
 def test_d6_a_budget_holds_and_is_told(plane, tmp_path, faulty):

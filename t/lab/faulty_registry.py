@@ -194,6 +194,24 @@ def tokens(grant, accept=True, scope="repository:team/app:pull", realm=None, err
     return fault
 
 
+def listed(pages):
+    """A tag that is fine, in a repository whose list is `pages`(handler, number of the page)."""
+
+    def fault(h, path):
+        if "/tags/list" not in path:
+            return h.manifest()
+        number = int(path.partition("page=")[2].partition("&")[0] or 0)
+        return pages(h, number)
+
+    return fault
+
+
+def page(h, names, following=None):
+    link = {"Link": f'<{following}>; rel="next"'} if following else {}
+    h.answer(200, {"Content-Type": "application/json", **link}, json.dumps({"name": "team/app", "tags": names}).encode())
+
+
+ENDLESS = "/v2/team/app/tags/list?n=1000&page={}"
 FAULTS = {
     "fine": fine,
     "not-found": status(404),
@@ -226,6 +244,13 @@ FAULTS = {
     "token-empty": tokens((200, {"expires_in": 300})),
     "token-server-fails": tokens((500, {})),
     "token-realm": tokens((200, {}), realm="ftp://127.0.0.1/token"),
+    "list-fine": listed(lambda h, n: page(h, ["1.0", "1.1", "a b"])),
+    "list-endless": listed(lambda h, n: page(h, [f"0.0.{n}"], ENDLESS.format(n + 1))),
+    "list-loop": listed(lambda h, n: page(h, ["1.0", "1.1"], ENDLESS.format((n + 1) % 3))),
+    "list-elsewhere": listed(lambda h, n: page(h, ["1.0"], "http://192.0.2.1/v2/team/app/tags/list?page=1")),
+    "list-404": listed(lambda h, n: h.answer(404)),
+    "list-405": listed(lambda h, n: h.answer(405)),
+    "list-page": listed(lambda h, n: h.answer(200, {}, b"<html>")),
 }
 
 

@@ -449,6 +449,9 @@ Task<void> Schedule::list(Tag tag) {
     if (names) {
         news = parts_.listings.listed(repository.first, repository.second, std::move(names->names),
                                       names->complete, asked);
+        if (!names->complete) {
+            parts_.listings.failed(repository.first, repository.second, names->stopped);
+        }
     } else {
         ++metrics_.list_failures;
         news = parts_.listings.failed(repository.first, repository.second, names.error().text);

@@ -51,6 +51,7 @@ class Schedule {
     struct Names {
         std::vector<std::string> names;
         bool complete = false;
+        std::string stopped = {};  // why it is not
     };
     struct Parts {
         Loop& loop;

@@ -6,6 +6,9 @@
 namespace keel {
 namespace {
 
+// Digests that the ledger was asked for in vain; asked again after so many others.
+constexpr std::size_t kMissing = 10'000;
+
 constexpr const char* kAccept =
     "application/vnd.docker.distribution.manifest.v2+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, "
@@ -307,8 +310,15 @@ const Content* Registry::known_content(const Digest& digest) {
     if (const auto found = contents_.find(digest); found != contents_.end()) {
         return &found->second;
     }
+    if (missing_.contains(digest)) {
+        return nullptr;
+    }
     const std::optional<ContentRow> row = ledger_.content(digest.to_string());
     if (!row) {
+        if (missing_.size() == kMissing) {
+            missing_.clear();
+        }
+        missing_.insert(digest);
         return nullptr;
     }
     Expected<Content> content = Content::from_json(row->json);
@@ -318,6 +328,7 @@ const Content* Registry::known_content(const Digest& digest) {
 
 void Registry::remember(const Content& content) {
     contents_.insert_or_assign(content.digest, content);
+    missing_.erase(content.digest);
     ledger_.put(ContentRow{content.digest.to_string(), content.to_json()});
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -146,6 +147,7 @@ class Registry {
     };
     std::map<std::string, Known> known_;  // by registry, base, repository and reference
     std::map<Digest, Content> contents_;
+    std::set<Digest> missing_;  // what the ledger does not have either: each verdict asks
     RegistryMetrics metrics_;
     // base → tags, and when they were last answered from a hold
     std::map<std::string, std::map<std::string, Steady::time_point>> holding_;

@@ -117,6 +117,23 @@ Patch image_patch(const Workload& workload, const std::vector<Target>& targets) 
     return {"application/strategic-merge-patch+json", template_patch(workload, pod_template)};
 }
 
+std::string tried_key(const std::string& uid, const Target& target) {
+    return uid + " " + target.container + " " + target.tag.to_string() + " " +
+           target.to.to_string();
+}
+
+// Whether pods of the newest template run something else than their targets: those of an older one
+// are about to go.
+bool lacks_target(const std::vector<Pod>& updated, const std::vector<Target>& targets) {
+    return std::ranges::any_of(updated, [&targets](const Pod& pod) {
+        return std::ranges::any_of(pod.containers, [&targets](const ContainerStatus& status) {
+            const auto target = std::ranges::find(targets, status.name, &Target::container);
+            const std::string runs = digest_of_image_id(status.image_id);
+            return target != targets.end() && !runs.empty() && runs != target->to.to_string();
+        });
+    });
+}
+
 // What an image volume holds is in no pod's status.
 bool is_provable(const Target& target) {
     return !is_volume_name(target.container);
@@ -214,8 +231,8 @@ Rollouts::Rollouts(Parts parts)
                     written_.try_emplace({row.uid, target.container}, target.image);
                 }
             }
-            if (row.ended != Time{} && !ended_.contains(row.uid)) {
-                ended_[row.uid] = ended_from(row, std::move(targets));
+            if (row.ended != Time{}) {
+                remember(row, ended_from(row, std::move(targets)));
             }
         }
         if (rows.empty()) {
@@ -233,8 +250,25 @@ Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> 
     const std::string text = images.empty() ? row.text
                                             : "rollout " + row.id + " wrote " + images + " at " +
                                                   format_time(row.applied) + ": " + row.text;
-    return Ended{std::move(targets), text, final, row.reason == "stale-pull" ? row.attempt + 1 : 1,
-                 row.ended};
+    return Ended{
+        std::move(targets), text,          final, row.reason == "stale-pull" ? row.attempt + 1 : 1,
+        row.ended,          row.generation};
+}
+
+// What was never written says nothing about what was tried.
+void Rollouts::remember(const RolloutRow& row, Ended ended) {
+    if (row.applied == Time{}) {
+        return;
+    }
+    for (const Target& target : ended.targets) {
+        if (ended.final && !target.image.empty()) {
+            tried_.try_emplace(tried_key(row.uid, target), ended.text);
+        }
+    }
+    const auto [at, first] = ended_.try_emplace(row.uid, ended);
+    if (!first && at->second.at <= ended.at) {
+        at->second = std::move(ended);
+    }
 }
 
 bool Rollouts::wrote(const std::string& uid, const std::string& container,
@@ -254,6 +288,10 @@ const std::string* Rollouts::rejected(const std::string& uid, const Target& targ
 }
 
 const std::string* Rollouts::stalled(const std::string& uid, const Target& target) const {
+    const auto before = tried_.find(tried_key(uid, target));
+    if (!target.image.empty() && before != tried_.end()) {
+        return &before->second;
+    }
     const auto found = ended_.find(uid);
     const TagInfo* info = parts_.tags.find(target.tag);
     // A hold that came or went since took pods elsewhere: the target is due anew.
@@ -422,7 +460,11 @@ Task<bool> Rollouts::wait_for_turn(Handle rollout) {
         // meanwhile.
         enter(rollout, "waiting");
         give_place_back(rollout);
-        if (pull == Pull::unanswered) {
+        if (pull == Pull::under_way) {
+            rollout->row.reason = "under-way";
+            rollout->row.text = "somebody else changed it, and none of its new pods runs yet";
+            rollout->not_before = Steady::now() + kLookAgain;
+        } else if (pull == Pull::unanswered) {
             rollout->row.reason = to_string(Reason::target_not_pullable);
             rollout->row.text = "what a pull would get now could not be asked; tried again";
             rollout->not_before = Steady::now() + kAskAgain;
@@ -475,6 +517,18 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
     co_return false;
 }
 
+// Somebody else changed the workload and its pods have not all followed: what they run is not what
+// the new template gives (R6). Bounded, so that what never comes up can be mended.
+bool Rollouts::may_be_under_way(const Handle& rollout) const {
+    const Workload* workload = object(rollout);
+    const auto own = ended_.find(rollout->row.uid);
+    const bool foreign = workload != nullptr && workload->generation > 1 &&
+                         (own == ended_.end() || own->second.generation != workload->generation);
+    return foreign && !workload->rolled_out() && !workload->deadline_exceeded &&
+           parts_.clock.now() - rollout->row.created <
+               std::chrono::seconds(workload->progress_deadline);
+}
+
 // The tags that the new pods will ask for: the goals, and what stays and is pulled at every start.
 std::set<Tag> Rollouts::pulled_tags(const Handle& rollout) const {
     std::set<Tag> tags;
@@ -511,10 +565,14 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
     // What a CronJob's pods run is of earlier runs, and no write changes it.
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
     const bool has_pods = rollout->key.kind != WorkloadKind::cron_job;
-    if (has_pods && entry != nullptr && !entry->running.usable()) {
+    const bool may_be_under_way = this->may_be_under_way(rollout);
+    if (has_pods && entry != nullptr && (!entry->running.usable() || may_be_under_way)) {
         const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
         if (!pods) {
             co_return Pull::unanswered;
+        }
+        if (may_be_under_way && !lacks_target(pods->updated, rollout->targets)) {
+            co_return Pull::under_way;
         }
     }
     const bool same = still_the_same(rollout) && may_write();
@@ -934,7 +992,7 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
     if (written) {
         parts_.ledger.put(row);
         log(rollout, EntryKind::outcome, state, reason + ": " + text);
-        ended_[row.uid] = ended_from(row, rollout->targets);
+        remember(row, ended_from(row, rollout->targets));
         metrics_.done += state == "done" ? 1 : 0;
         metrics_.failed += state == "failed" ? 1 : 0;
         metrics_.superseded += state == "superseded" ? 1 : 0;

@@ -126,9 +126,10 @@ class Rollouts {
     Task<void> run(Handle rollout);
     Task<bool> wait_for_turn(Handle rollout);
     Task<bool> wait_for_gates(Handle rollout);
-    enum class Pull : std::uint8_t { gets_target, gets_other, unanswered };
+    enum class Pull : std::uint8_t { gets_target, gets_other, unanswered, under_way };
     Task<Pull> ask_what_a_pull_gets(Handle rollout);
     [[nodiscard]] std::set<Tag> pulled_tags(const Handle& rollout) const;
+    [[nodiscard]] bool may_be_under_way(const Handle& rollout) const;
     void give_place_back(const Handle& rollout);
     Task<bool> intend(Handle rollout);
     Task<Applied> apply(Handle rollout);
@@ -163,9 +164,14 @@ class Rollouts {
         bool final = false;  // these targets are not rolled out again
         int attempt = 1;     // the next one's number, after a stale pull
         Time at;
+        std::int64_t generation = 0;  // of the object, as it was left
     };
     static Ended ended_from(const RolloutRow& row, std::vector<Target> targets);
-    std::map<std::string, Ended> ended_;  // uid → the newest
+    void remember(const RolloutRow& row, Ended ended);
+    std::map<std::string, Ended> ended_;  // uid → the newest that was written
+    // Images that arrived, or did not, by uid, container, tag and digest → what was written. Who
+    // sets one back meant it: it is not written again, however long ago it was.
+    std::map<std::string, std::string> tried_;
     std::map<WorkloadKey, std::pair<Time, int>>
         refused_;  // the API server refused: not before, and how often
     Metrics metrics_;

@@ -64,6 +64,13 @@ class RolloutsTest : public testing::Test {
         cache.name = "cache-a";
         cache.lookup["*"] = peer->url("/cache");
         catalogue.upsert(test::enrolled("shop"));
+        // Nothing hashes to digests such as these, so that no registry could be believed.
+        for (const char hex : {'a', 'b', 'c'}) {
+            const Content content{
+                digest(hex), ManifestKind::image, {{"", digest(hex), digest(hex)}}};
+            ledger->put(ContentRow{digest(hex).to_string(), content.to_json()});
+        }
+        EXPECT_TRUE(test::await(loop, ledger->durable()));
     }
     ~RolloutsTest() override {
         if (rollouts) {
@@ -84,15 +91,26 @@ class RolloutsTest : public testing::Test {
         sync(name);
     }
     static Tag tag(const std::string& name) { return {"docker.io", "library/nginx", name}; }
+    static Task<Expected<Schedule::Names>> no_list(Tag tag) {
+        co_return fail("not-found", tag.repository + " lists no tags");
+    }
     // As Daemon wires it.
     void start() {
         ClusterAccess access;
         access.server = peer->url();
         cluster = std::make_unique<ClusterClient>(loop, http, access);
         pods = std::make_unique<PodReader>(*cluster, catalogue, clock);
-        schedule =
-            std::make_unique<Schedule>(loop, config, clock, tags, observations,
-                                       [this](const Tag& one) { return planner->in_use(one); });
+        schedule = std::make_unique<Schedule>(
+            Schedule::Parts{loop,
+                            config,
+                            clock,
+                            tags,
+                            observations,
+                            listings,
+                            [this](const Tag& one) { return planner->wishes(one); },
+                            no_list,
+                            [this](const Tag& one) { planner->reconsider(one); },
+                            {}});
         planner =
             std::make_unique<Planner>(Planner::Parts{loop, config, clock, catalogue, tags, registry,
                                                      *pods, *ledger, *schedule, listings, pointer});
@@ -881,6 +899,35 @@ TEST_F(RolloutsTest, O5_WhatSomebodySetBackIsNotWrittenAgain) {
     EXPECT_TRUE(why->starts_with("rollout " + newest().id +
                                  " wrote app: nginx:web → nginx:web-2 at 2026-11-22T"))
         << *why;
+    // Nor after another rollout, or another start of keeld.
+    goals.clear();
+    moves("web-2", 'c');
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    Target again = target;
+    again.image = "nginx:web-2";
+    EXPECT_EQ(rollouts->stalled("uid-web", target), nullptr);
+    EXPECT_NE(rollouts->stalled("uid-web", again), nullptr);
+    EXPECT_EQ(rollouts->stalled("uid-other", again), nullptr);
+}
+
+// Pods that somebody's change is about to replace do not tell what the workload lacks.
+TEST_F(RolloutsTest, R6_SomebodyElsesRolloutIsWaitedFor) {
+    add("web");
+    start();
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    Object& object = objects["web"];
+    object.generation = object.version = 2;  // restarted by hand; no new pod yet
+    sync("web");
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] {
+        const auto active = rollouts->active(key("web"));
+        return active && active->reason == "under-way";
+    }));
+    EXPECT_TRUE(patches.empty());
+    replace_pods("web");  // they pull what the tag answers now
+    ASSERT_TRUE(until([this] { return rollouts->all_active().empty(); }));
+    EXPECT_TRUE(patches.empty());
+    EXPECT_EQ(reason("web"), "up-to-date");
 }
 
 TEST_F(RolloutsTest, R4_WhatCrashesOnTheTargetIsNotTriedAgain) {

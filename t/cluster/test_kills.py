@@ -39,15 +39,15 @@ def lose_the_answer(request):
     return HOLD if request.method == "GET" and request.path.endswith("/deployments/app") else PASS
 
 
-def stuck_in(stage, state, namespace):
-    """Brings the rollout of `app` to `state`, keeps it there, kills keeld, and returns how to let go."""
+def stuck_in(stage, state, namespace, tag="latest"):
+    """Another digest under the tag; the rollout of `app` to it comes to `state` and stays there, keeld is killed."""
     keeld, proxy, through = stage.keeld, stage.proxy, stage.through
     repository = f"{namespace}/app"
     if state in ("waiting", "preflight"):
         keeld.stop()
         proxy.rule = hold_lease
         keeld.start().wait_ready()
-        target = stage.move(repository)
+        target = stage.move(repository, tag)
         stage.wait_state(namespace, "app", "waiting")
         if state == "preflight":  # the look-up that counts finds a registry that does not answer
             os.kill(through.pid, signal.SIGSTOP)
@@ -58,21 +58,21 @@ def stuck_in(stage, state, namespace):
     elif state == "intended":  # the patch never reaches the API server
         proxy.opened.clear()
         proxy.rule = only_patches(HOLD)
-        target = stage.move(repository)
+        target = stage.move(repository, tag)
         wait_for("a held patch", lambda: proxy.seen("PATCH", f"/{namespace}/", HOLD))
         kill(keeld)
         proxy.opened.set()
     elif state == "rolling":  # the API server has taken the patch, and keeld does not know
         proxy.opened.clear()
         proxy.rule = lose_the_answer
-        target = stage.move(repository)
+        target = stage.move(repository, tag)
         wait_for("an answer that was lost", lambda: [one for one in proxy.seen("PATCH", f"/{namespace}/") if one.status])
         wait_for("keeld asks what became of it", lambda: proxy.seen("GET", f"/{namespace}/deployments/app", HOLD))
         kill(keeld)
         proxy.opened.set()
     else:
         stage.told.hold()
-        target = stage.move(repository)
+        target = stage.move(repository, tag)
         stage.wait_state(namespace, "app", "verifying")
         kill(keeld)
     return target
@@ -101,6 +101,37 @@ def test_p7_killed_in_every_state(stage, state):
         assert [row["marker"] for row in left] == [done[target]]
         found = [one["code"] for one in ledger.entries("applied") if one["rollout"] == left[0]["id"]]
         assert found == {"intended": ["restart"], "rolling": ["found"], "verifying": ["restart"]}[state]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_p7_d7_a_tag_change_killed_in_every_state(stage, state):
+    """The same for a newer tag: the image field itself tells whether it was written."""
+    namespace = f"kill-tag-{state}"
+    old, new = (stage.image(f"{namespace}/app:{tag}") for tag in ("1.0.0", "1.1.0"))
+    stage.deploy(namespace, "app", f"{namespace}/app", tag="1.0.0", annotations={"keel.sh/policy": "minor"})
+    target = stuck_in(stage, state, namespace, tag="1.1.0")
+    ledger = Ledger(stage.keeld.ledger)
+
+    def rows():
+        return [row for row in ledger.rollouts() if row["workload"] == f"Deployment/{namespace}/app"]
+
+    left = [row for row in rows() if not row["ended"]]
+    stage.proxy.rule = lambda request: PASS
+    stage.told.release()
+    stage.keeld.start().wait_ready()
+    stage.wait_current(namespace, "app", target)
+    wait_for("the ledger is written", lambda: stage.keeld.get("/v1/status")["ledger"]["queued"] == 0)
+    assert len(stage.patches(namespace, "app")) == 1
+    assert stage.revision_images(namespace, "app") == [old, new]
+    done = [row for row in rows() if row["state"] == "done"]
+    assert len(done) == 1 and all(row["ended"] for row in rows())
+    assert [(one["from_image"], one["image"], one["to"]) for one in done[0]["targets"]] == [(old, new, target)]
+    if state in ("waiting", "preflight"):
+        assert left == []
+    else:
+        assert [row["id"] for row in left] == [done[0]["id"]] and left[0]["targets"] == done[0]["targets"]
+        found = [one["code"] for one in ledger.entries("applied") if one["rollout"] == left[0]["id"]]
+        assert found == {"intended": ["image"], "rolling": ["found"], "verifying": ["image"]}[state]
 
 
 class Moves(threading.Thread):

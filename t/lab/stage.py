@@ -30,7 +30,8 @@ class Stage(Lab):
         self.variants = itertools.count(1)
         self.seed = None
         self.mounted = set()  # repositories that hold it
-        super().__init__(nodes=0, keeld={}, audit=True, before_keeld=self._prepare, **options)
+        gates = {"extra": ["--feature-gates=ImageVolume=true"]}
+        super().__init__(nodes=0, keeld={}, audit=True, before_keeld=self._prepare, api_options=gates, **options)
 
     def _prepare(self, _):
         self.told = StatusNode(self.api, {REGISTRY: self.nginx.nodes[REGISTRY]}).start()
@@ -94,13 +95,13 @@ class Stage(Lab):
         cache = RegistryClient(self.nginx.nodes[REGISTRY])
         return cache.manifest(repository, tag, headers={"User-Agent": "containerd/1.6.20"}).digest
 
-    def deploy(self, namespace, name, repository, replicas=1):
-        """A Deployment on repository:latest, rolled out and known to keeld as current; the namespace is made if needed."""
+    def deploy(self, namespace, name, repository, replicas=1, tag="latest", annotations=None):
+        """A Deployment on repository:tag, rolled out and known to keeld as current; the namespace is made if needed."""
         if not self.kube.get("namespaces", None, namespace):
             self.kube.namespace(namespace, labels={"keel.sh/enrolled": "true"})
         if repository not in self.mounted:
-            self.move(repository)
-        item = deployment(namespace, name, self.image(f"{repository}:latest"), replicas)
+            self.move(repository, tag)
+        item = deployment(namespace, name, self.image(f"{repository}:{tag}"), replicas, annotations=annotations)
         item["spec"]["revisionHistoryLimit"] = 1000
         self.kube.create(item)
         self.kube.wait_rolled_out(namespace, name)
@@ -148,12 +149,19 @@ class Stage(Lab):
                     found.append(entry)
         return found
 
+    def revisions(self, namespace, name):
+        """The ReplicaSets of a Deployment in the order of their revisions."""
+        own = self.kube.list("replicasets", namespace, f"app={name}")
+        return sorted(own, key=lambda item: int(item["metadata"]["annotations"]["deployment.kubernetes.io/revision"]))
+
+    def revision_images(self, namespace, name):
+        """The image of each revision's first container."""
+        return [item["spec"]["template"]["spec"]["containers"][0]["image"] for item in self.revisions(namespace, name)]
+
     def markers(self, namespace, name):
         """{marker of a revision: its ReplicaSet}, in the order of revisions; the first one has none ("")."""
-        own = self.kube.list("replicasets", namespace, f"app={name}")
-        own.sort(key=lambda item: int(item["metadata"]["annotations"]["deployment.kubernetes.io/revision"]))
         found = {}
-        for item in own:
+        for item in self.revisions(namespace, name):
             marker = (item["spec"]["template"]["metadata"].get("annotations") or {}).get(RESTARTED, "")
             assert marker not in found, f"two revisions of {namespace}/{name} with the marker {marker!r}"
             found[marker] = item

@@ -1,9 +1,9 @@
 #include "keeld/cache/feed.h"
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
+#include "keeld/cache/answers.h"
 #include "keeld/cache/hold_api.h"
 #include "keeld/json.h"
 
@@ -18,13 +18,6 @@ constexpr int kSeenPage = 1000;
 constexpr auto kSeenBefore = std::chrono::hours(24);
 constexpr Millis kSeenTimeout{2'000};
 constexpr std::string_view kSourcePrefix = "/caches/";
-
-std::uint64_t number_of(const json_t* object, const char* key) {
-    const std::string_view text = text_of(object, key);
-    std::uint64_t number = 0;
-    std::from_chars(text.data(), text.data() + text.size(), number);
-    return number;
-}
 
 }  // namespace
 
@@ -199,30 +192,21 @@ Task<Expected<void>> CacheFeed::read_seen(Cache* cache,
         if (response->status == 410) {
             break;  // another epoch: its table is read as a whole
         }
-        const Json root = parse_json(response->body);
-        const json_t* tags = json_object_get(root.get(), "tags");
-        if (response->status != 200 || !json_is_array(tags)) {
+        const Expected<SeenPage> page = decode_seen_page(response->body);
+        if (response->status != 200 || !page) {
             co_return fail("bad-answer", cache->config.api + "/tags?seen_since answered " +
                                              std::to_string(response->status));
         }
-        std::size_t at = 0;
-        json_t* item = nullptr;
-        json_array_foreach(tags, at, item) {
-            const Expected<Tag> tag = Tag::parse(text_of(item, "tag"));
-            const std::optional<Time> last = parse_time(text_of(item, "last_seen"));
-            if (tag && last) {
-                (*seen)(*tag, *last);
-                newest = std::max(newest, *last);
-            }
+        for (const auto& [tag, last] : page->seen) {
+            (*seen)(tag, last);
+            newest = std::max(newest, last);
         }
-        epoch = text_of(root.get(), "epoch");
-        const json_t* next = json_object_get(root.get(), "next");
-        const std::uint64_t following = number_of(root.get(), "next");
-        if (next == nullptr || json_is_null(next) || following <= after) {
+        epoch = page->epoch;
+        if (!page->next || *page->next <= after) {
             cache->state.seen_since = newest;
             break;
         }
-        after = following;
+        after = *page->next;
     }
     co_return Expected<void>{};
 }
@@ -249,40 +233,34 @@ Task<Expected<void>> CacheFeed::read_pages(Cache* cache) {
             cache->seqs.clear();
             continue;
         }
-        const Json root = parse_json(response->body);
-        const json_t* tags = json_object_get(root.get(), "tags");
-        if (response->status != 200 || !json_is_array(tags)) {
+        const Expected<TagPage> page = decode_tag_page(response->body);
+        if (response->status != 200 || (!page && page.error().code == "bad-answer")) {
             co_return fail("bad-answer", cache->config.api + "/tags answered " +
                                              std::to_string(response->status) +
                                              "; caches[].api must name the location of keel_api");
         }
-        epoch = text_of(root.get(), "epoch");
+        if (!page) {
+            co_return tl::unexpected<Error>(page.error());
+        }
+        epoch = page->epoch;
         if (cache->state.epoch != epoch) {
             cache->settling = !cache->state.epoch.empty();
             cache->state.epoch = epoch;
             cache->state.seq = 0;
             cache->seqs.clear();
         }
-        std::size_t at = 0;
-        json_t* item = nullptr;
-        json_array_foreach(tags, at, item) {
-            Expected<TagState> state = decode_tag_state(item);
-            if (!state) {
-                co_return tl::unexpected<Error>(state.error());
-            }
-            state->epoch = epoch;
-            take(*cache, *state, source);
+        for (const TagState& state : page->tags) {
+            take(*cache, state, source);
         }
-        const json_t* next = json_object_get(root.get(), "next");
-        if (next == nullptr || json_is_null(next)) {
-            cache->state.seq = std::max(cache->state.seq, number_of(root.get(), "seq"));
+        if (!page->next) {
+            cache->state.seq = std::max(cache->state.seq, page->seq);
             save(*cache);
             cache->settling = false;
             cache->state.last_resync = clock_.now();
             ++cache->state.resyncs;
             co_return Expected<void>{};
         }
-        const std::uint64_t following = number_of(root.get(), "next");
+        const std::uint64_t following = *page->next;
         if (following <= since) {
             co_return fail("bad-answer", cache->config.api + "/tags: next is not after since");
         }

@@ -1,15 +1,11 @@
 #include "keeld/cache/hold_api.h"
 
-#include <array>
-#include <charconv>
 #include <chrono>
-#include <cstdio>
-#include <random>
 #include <utility>
 
-#include "core/holds.h"
 #include "core/signature.h"
 #include "keeld/json.h"
+#include "keeld/random_id.h"
 
 namespace keel {
 namespace {
@@ -17,48 +13,9 @@ namespace {
 constexpr Millis kReadTime{5'000};
 constexpr Millis kWriteTime{10'000};  // the module gives its disk five seconds
 
-// A counter: decimal in a string, or a JSON integer.
-std::uint64_t number_of(const json_t* object, const char* key) {
-    const json_t* value = json_object_get(object, key);
-    if (json_is_integer(value)) {
-        return static_cast<std::uint64_t>(json_integer_value(value));
-    }
-    const std::string_view text = text_of(object, key);
-    std::uint64_t number = 0;
-    std::from_chars(text.data(), text.data() + text.size(), number);
-    return number;
-}
-
-Expected<CacheHold> read_hold(const json_t* item) {
-    Expected<Hold> told = decode_hold(item);
-    if (!told) {
-        return tl::unexpected<Error>(told.error());
-    }
-    CacheHold hold;
-    hold.tag = std::move(told->tag);
-    hold.digest = told->digest;
-    hold.author = std::move(told->author);
-    hold.owner = std::move(told->owner);
-    hold.reason = std::move(told->reason);
-    hold.since = told->since;
-    hold.until = told->until.value_or(Time{});
-    hold.verified = told->verified.value_or(Time{});
-    hold.answers = number_of(item, "answers");
-    hold.unfetchable = number_of(item, "unfetchable");
-    hold.ineffective = number_of(item, "ineffective");
-    return hold;
-}
-
 // Never the same twice: a cache refuses what it has seen.
 std::string message_id() {
-    static std::random_device source;
-    std::string id = "keeld-";
-    for (int i = 0; i < 4; ++i) {
-        std::array<char, 9> hex{};
-        std::snprintf(hex.data(), hex.size(), "%08x", source());
-        id += hex.data();
-    }
-    return id;
+    return "keeld-" + random_id(32);
 }
 
 json_t* time_or_null(Time time) {
@@ -111,22 +68,14 @@ Task<Expected<CacheHolds>> HoldApi::list() {
     if (!response) {
         co_return tl::unexpected<Error>(response.error());
     }
-    CacheHolds all;
     const std::string where = cache_.api + "/holds ";
-    const Json root = parse_json(response->body);
-    const json_t* list = json_object_get(root.get(), "holds");
-    if (response->status != 200 || !json_is_array(list)) {
+    Expected<CacheHolds> all = decode_cache_holds(response->body);
+    if (response->status != 200) {
         co_return fail("bad-answer", where + complaint(*response));
     }
-    all.revision = std::to_string(number_of(root.get(), "revision"));
-    std::size_t at = 0;
-    json_t* item = nullptr;
-    json_array_foreach(list, at, item) {
-        Expected<CacheHold> hold = read_hold(item);
-        if (!hold) {
-            co_return fail("bad-answer", where + hold.error().text);
-        }
-        all.holds.push_back(std::move(*hold));
+    if (!all) {
+        co_return fail("bad-answer",
+                       where + "answered what is no list of holds: " + all.error().text);
     }
     co_return all;
 }

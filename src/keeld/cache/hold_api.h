@@ -2,42 +2,20 @@
 // be held is not decided here.
 #pragma once
 
-#include <cstdint>
 #include <string>
-#include <vector>
 
 #include "core/digest.h"
 #include "core/expected.h"
 #include "core/manifest_request.h"
 #include "core/reference.h"
 #include "core/time.h"
+#include "keeld/cache/answers.h"
 #include "keeld/clock.h"
 #include "keeld/config.h"
 #include "keeld/http/client.h"
 #include "keeld/loop.h"
 
 namespace keel {
-
-// One hold as a cache has it.
-struct CacheHold {
-    Tag tag;
-    Digest digest;
-    std::string author;
-    std::string owner;
-    std::string reason;
-    Time since;
-    Time until;     // epoch: until it is lifted
-    Time verified;  // epoch: never
-    // Answers of the cache under this hold, and those that it failed to give.
-    std::uint64_t answers = 0;
-    std::uint64_t unfetchable = 0;
-    std::uint64_t ineffective = 0;
-};
-
-struct CacheHolds {
-    std::string revision;  // decimal; for If-Match
-    std::vector<CacheHold> holds;
-};
 
 // What PUT asks for. The author is who signs, and so is the owner.
 struct HoldRequest {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "keeld/cache/hold_api.h"
+#include "keeld/catalogue/hold_wish.h"
 #include "keeld/catalogue/tags.h"
 #include "keeld/clock.h"
 #include "keeld/config.h"
@@ -60,16 +61,7 @@ class Holds {
     // Errors: HttpClient's and "bad-answer", of the cache that look-ups of this tag go through.
     [[nodiscard]] Task<Expected<void>> read_now(Tag tag);
 
-    struct Wish {
-        std::string id;  // of the action
-        Tag tag;
-        std::optional<Digest> digest;  // nullopt: what the tag answers now
-        std::string author;
-        std::string reason;
-        Time until;          // epoch: until it is lifted
-        bool force = false;  // without looking whether the digest is complete
-        bool dry_run = false;
-    };
+    using Wish = HoldWish;
     struct Result {
         std::string cache;  // empty: of the action as a whole
         bool ok = false;

@@ -14,7 +14,6 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
-#include <random>
 #include <system_error>
 #include <unordered_map>
 #include <utility>
@@ -22,6 +21,7 @@
 
 #include "keeld/ledger/schema.h"
 #include "keeld/ledger/sqlite.h"
+#include "keeld/random_id.h"
 
 namespace keel {
 namespace {
@@ -115,18 +115,6 @@ class OwnerLock {
 
     int fd_ = -1;
 };
-
-std::string random_id() {
-    std::random_device source;
-    std::string id;
-    for (int i = 0; i < 16; ++i) {
-        constexpr std::string_view kDigits = "0123456789abcdef";
-        const unsigned byte = source() & 0xffU;
-        id += kDigits[byte >> 4U];
-        id += kDigits[byte & 0xfU];
-    }
-    return id;
-}
 
 // The statement that writes a row of `columns` and replaces the one with the same `key` columns, if
 // any.
@@ -530,7 +518,7 @@ Expected<void> Ledger::Impl::create_or_migrate(int from) {
     if (from == 0) {
         const auto now = std::chrono::time_point_cast<Millis>(std::chrono::system_clock::now());
         sql += "PRAGMA application_id = " + std::to_string(kLedgerApplication) + ";";
-        sql += "INSERT INTO meta VALUES ('id', '" + random_id() + "'), ('created', '" +
+        sql += "INSERT INTO meta VALUES ('id', '" + random_id(32) + "'), ('created', '" +
                std::to_string(millis(now)) + "');";
     }
     sql += "INSERT INTO meta VALUES ('schema', '" + std::to_string(kLedgerSchema) +

@@ -6,24 +6,21 @@
 #include <set>
 #include <string_view>
 #include <utility>
+#include <vector>
 
-#include "keeld/json.h"
+#include "keeld/registry/manifest_parts.h"
 #include "keeld/signal.h"
 #include "keeld/spawn.h"
 
 namespace keel {
 namespace {
 
+using Part = ManifestPart;
+
 constexpr int kConcurrent = 4;
-constexpr std::int64_t kAnySize = -1;
 // A registry proxy that is asked for the same by several at once may fail some of them.
 constexpr int kTries = 3;
 constexpr auto kPause = std::chrono::milliseconds(500);
-
-struct Part {
-    Digest digest;
-    std::int64_t size = kAnySize;  // as its manifest says
-};
 
 // One check under way, shared by the coroutines that fetch its blobs.
 struct Check {
@@ -67,48 +64,24 @@ std::string name_of(const Check& check, const Part& part) {
     return check.tag.registry + "/" + check.tag.repository + "@" + part.digest.to_string();
 }
 
-std::optional<Part> part_of(const json_t* descriptor) {
-    const std::optional<Digest> digest = Digest::parse(text_of(descriptor, "digest"));
-    const json_t* size = json_object_get(descriptor, "size");
-    if (!digest) {
-        return std::nullopt;
-    }
-    return Part{*digest, json_is_integer(size) ? json_integer_value(size) : kAnySize};
-}
-
-bool is_attestation(const json_t* descriptor) {
-    const json_t* platform = json_object_get(descriptor, "platform");
-    return text_of(platform, "os") == "unknown" || text_of(platform, "architecture") == "unknown";
-}
-
-void add(Check& check, std::deque<Part>& to, const json_t* descriptor, const std::string& where) {
-    const std::optional<Part> part = part_of(descriptor);
-    if (!part) {
-        check.complain(Error{"incomplete", where + " names a part without a digest"});
-    } else if (check.known.insert(part->digest).second) {
-        to.push_back(*part);
+// Those that are not known yet.
+void add(Check& check, std::deque<Part>& to, const std::vector<Part>& parts) {
+    for (const Part& part : parts) {
+        if (check.known.insert(part.digest).second) {
+            to.push_back(part);
+        }
     }
 }
 
 // What a manifest is made of, noted as still to be fetched.
 void add_parts(Check& check, ManifestKind kind, std::string_view body, const std::string& where) {
-    const Json root = parse_json(body);
-    std::size_t at = 0;
-    json_t* item = nullptr;
-    if (kind == ManifestKind::index) {
-        json_array_foreach(json_object_get(root.get(), "manifests"), at, item) {
-            if (!is_attestation(item)) {
-                add(check, check.manifests, item, where);
-            }
-        }
+    const Expected<ManifestParts> parts = parts_of_manifest(kind, body);
+    if (!parts) {
+        check.complain(Error{parts.error().code, where + ": " + parts.error().text});
         return;
     }
-    add(check, check.blobs, json_object_get(root.get(), "config"), where);
-    json_array_foreach(json_object_get(root.get(), "layers"), at, item) {
-        if (json_array_size(json_object_get(item, "urls")) == 0) {
-            add(check, check.blobs, item, where);
-        }
-    }
+    add(check, check.manifests, parts->manifests);
+    add(check, check.blobs, parts->blobs);
 }
 
 // GET of one part, tried again where nobody could be asked. Not with a status but 200.

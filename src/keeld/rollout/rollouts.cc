@@ -1,10 +1,10 @@
 #include "keeld/rollout/rollouts.h"
 
 #include <algorithm>
-#include <random>
 #include <utility>
 
 #include "keeld/json.h"
+#include "keeld/random_id.h"
 #include "keeld/spawn.h"
 
 namespace keel {
@@ -15,16 +15,6 @@ constexpr auto kAskAgain = std::chrono::seconds(5);
 constexpr auto kLookAgain = std::chrono::seconds(1);
 constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
-
-std::string random_id() {
-    static std::mt19937_64 engine{std::random_device{}()};
-    static constexpr char kHex[] = "0123456789abcdef";
-    std::string id;
-    for (std::uint64_t bits = engine(), i = 0; i < 16; ++i, bits >>= 4U) {
-        id += kHex[bits & 15U];
-    }
-    return id;
-}
 
 std::string rejection_key(const std::string& uid, const std::string& tag,
                           const std::string& digest) {

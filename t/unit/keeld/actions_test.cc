@@ -77,6 +77,11 @@ TEST_F(ActionsTest, what_is_not_an_action_is_refused_with_what_to_write) {
          "another digest"},
         {hold("redis:8", R"({"for":"soon"})"), "for: "},
         {hold("redis:8", R"({"for":"30ms"})"), "for: "},
+        {hold("redis:8", R"({"for":72})"), "for: expected a string"},
+        {hold("redis:8", R"({"digest":["x"]})"), "digest: expected a string"},
+        {hold("redis:8", R"({"force":"yes"})"), "force: expected true or false"},
+        {hold("redis:8", R"(["force"])"), "args: expected an object"},
+        {R"({"action":"release","on":"redis:8","dryRun":"true"})", "dryRun: expected true or"},
     };
     for (const auto& each : cases) {
         const ApiResponse response = act(each.body);

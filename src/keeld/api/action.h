@@ -1,0 +1,20 @@
+// The body of POST /v1/actions, read. Pure: who asks and when is the caller's.
+#pragma once
+
+#include <string_view>
+
+#include "core/expected.h"
+#include "core/time.h"
+#include "keeld/catalogue/hold_wish.h"
+
+namespace keel {
+
+struct Action {
+    bool hold = false;  // else release
+    HoldWish wish;      // without id and author
+};
+
+// Errors: "bad-action", naming the member and what was expected there.
+[[nodiscard]] Expected<Action> decode_action(std::string_view body, Time now);
+
+}  // namespace keel

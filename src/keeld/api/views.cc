@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <tuple>
 #include <utility>
 
 #include "core/tag_shape.h"
@@ -265,6 +266,35 @@ json_t* way_object(const RegistryState& state, Time now) {
     }
     json_object_set_new(way, "rate_limit", limit);
     return way;
+}
+
+// Where a hold stands in the list, whatever comes and goes between two pages: own ones first, in
+// the order of their tags; of others' holds of one tag by owner and digest.
+using HoldPlace = std::tuple<bool, Tag, std::string>;
+
+HoldPlace place_of(const Holds::View& view) {
+    return {!view.own, Tag::parse(view.hold.tag).value_or(Tag{}),
+            view.own ? "" : view.owner + " " + view.hold.digest};
+}
+
+// "own TAG", "other TAG OWNER DIGEST": the parameter `after`.
+std::string to_text(const HoldPlace& place) {
+    const auto& [other, tag, owner] = place;
+    return other ? "other " + tag.to_string() + " " + owner : "own " + tag.to_string();
+}
+
+std::optional<HoldPlace> parse_place(const std::string& text) {
+    const std::size_t space = text.find(' ');
+    const std::size_t end = std::min(text.find(' ', space + 1), text.size());
+    const bool other = text.starts_with("other ");
+    if (!other && (!text.starts_with("own ") || end != text.size())) {
+        return std::nullopt;
+    }
+    const Expected<Tag> tag = Tag::parse(text.substr(space + 1, end - space - 1));
+    if (!tag) {
+        return std::nullopt;
+    }
+    return HoldPlace{other, *tag, end < text.size() ? text.substr(end + 1) : ""};
 }
 
 // What releases a block.
@@ -793,17 +823,28 @@ ApiResponse Views::tags(const ApiRequest& request) {
 }
 
 ApiResponse Views::holds(const ApiRequest& request) {
-    const std::vector<Holds::View> all = parts_.holds.all();
-    const std::string after = request.parameter("after").value_or("");
-    std::size_t at = 0;
-    std::from_chars(after.data(), after.data() + after.size(), at);
-    const std::size_t end = std::min(all.size(), at + static_cast<std::size_t>(limit_of(request)));
-    json_t* items = json_array();
-    for (; at < end; ++at) {
-        const Expected<Tag> tag = Tag::parse(all[at].hold.tag);
-        json_array_append_new(items, hold_object(all[at], tag ? parts_.tags.find(*tag) : nullptr));
+    std::optional<HoldPlace> after;
+    if (const auto text = request.parameter("after"); text && !text->empty()) {
+        after = parse_place(*text);
+        if (!after) {
+            return api_error(400, "bad-parameter",
+                             "after: \"" + *text + "\" is not the `next` of a page of holds");
+        }
     }
-    return answer(page(items, end < all.size() ? std::to_string(end) : ""));
+    json_t* items = json_array();
+    std::string last;
+    for (const Holds::View& view : parts_.holds.all()) {
+        if (after && place_of(view) <= *after) {
+            continue;
+        }
+        if (static_cast<int>(json_array_size(items)) == limit_of(request)) {
+            return answer(page(items, last));
+        }
+        const Tag& tag = std::get<Tag>(place_of(view));
+        json_array_append_new(items, hold_object(view, parts_.tags.find(tag)));
+        last = to_text(place_of(view));
+    }
+    return answer(page(items, ""));
 }
 
 void Views::each_watch(const std::function<void(const Watch&)>& each) const {

@@ -164,6 +164,7 @@ void Daemon::make_cluster_components(ClusterAccess access) {
         loop_, config_, clock(), *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
         *lease_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
         [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
+        [this](const Tag& tag) { return holds_->known(tag); },
         [this](const WorkloadKey& key) { planner_->reconsider(key); }});
     rollouts_pointer_ = rollouts_.get();
 }

@@ -72,7 +72,8 @@ HoldRow row_of(const CacheHold& hold) {
     return row;
 }
 
-Holds::Holds(Parts parts) : parts_(std::move(parts)) {
+Holds::Holds(Parts parts) : parts_(std::move(parts)), changed_(parts_.loop) {
+    changed_.expires_at(Steady::time_point::max());
     for (const CacheConfig& one : parts_.config.caches) {
         caches_.try_emplace(one.name, parts_.loop, parts_.http, parts_.clock, one);
     }
@@ -181,7 +182,11 @@ Task<void> Holds::wait_for_round(Cache* cache, bool only_read) {
     }
 }
 
+// Needs no wait for the disk: whoever reads the older row comes to the same.
 void Holds::lift_expired() {
+    if (changing_) {
+        return;  // what is being noted would be overwritten in the queue; a round follows
+    }
     const Time now = parts_.clock.now();
     for (auto& [tag, row] : rows_) {
         if (row.lifted == Time{} && row.until != Time{} && row.until <= now) {
@@ -365,7 +370,6 @@ Task<void> Holds::mend(Cache* cache) {
 Task<Expected<void>> Holds::write(Cache* cache, Write what) {
     const auto row = rows_.find(what.tag);
     if (!what.put) {
-        const std::string lifted_by = row != rows_.end() ? row->second.lifted_by : "";
         std::string revision = cache->revision;
         Tag tag = what.tag;
         const Expected<void> done = co_await cache->api.remove(std::move(tag), std::move(revision));
@@ -383,21 +387,31 @@ Task<Expected<void>> Holds::write(Cache* cache, Write what) {
             check->second.digest == request.digest ? check->second.kind : ManifestKind::unknown;
     }
     // First the note that it may be there and is ours, then the cache.
-    PlacedRow& placed = cache->placed[what.tag];
+    const auto before = cache->placed.find(what.tag);
+    PlacedRow sent = before != cache->placed.end() ? before->second : PlacedRow{};
     const auto listed = cache->holds.find(what.tag);
     const bool news = listed == cache->holds.end() || listed->second.digest != request.digest;
-    placed.cache = cache->name;
-    placed.tag = row->second.tag;
-    placed.digest = row->second.digest;
-    placed.verified = request.verified;
-    placed.reason = request.reason;
-    placed.until = request.until;
-    parts_.ledger.put(placed);
+    sent.cache = cache->name;
+    sent.tag = row->second.tag;
+    sent.digest = row->second.digest;
+    sent.verified = request.verified;
+    sent.reason = request.reason;
+    sent.until = request.until;
+    parts_.ledger.put(sent);
     const HoldRow wish = row->second;
     const Expected<void> noted = co_await parts_.ledger.durable();
+    const auto known = cache->placed.find(what.tag);
     if (!noted) {
+        // It is still queued, and nothing was sent.
+        if (known != cache->placed.end()) {
+            parts_.ledger.put(known->second);
+        } else {
+            parts_.ledger.erase_placed(cache->name, wish.tag);
+        }
         co_return noted;
     }
+    PlacedRow& placed = cache->placed[what.tag];
+    placed = std::move(sent);
     std::string revision = cache->revision;
     const Expected<std::string> owner =
         co_await cache->api.put(std::move(request), std::move(revision));
@@ -601,6 +615,11 @@ Task<Expected<void>> Holds::read_now(Tag tag) {
     co_return Expected<void>{};
 }
 
+bool Holds::known(const Tag& tag) const {
+    return std::ranges::all_of(
+        caches_, [&](const auto& one) { return one.second.known || !serves(one.second, tag); });
+}
+
 // ---- Actions ----
 
 // What the tag answers now, where nobody says which digest is to be held. nullopt: the wish is
@@ -704,6 +723,7 @@ Task<std::vector<Holds::Result>> Holds::set(Wish wish) {
     if (wish.dry_run || (none && !wish.force)) {
         co_return checked;
     }
+    co_await begin_change();
     HoldRow row;
     row.tag = wish.tag.to_string();
     row.digest = wish.digest->to_string();
@@ -713,10 +733,14 @@ Task<std::vector<Holds::Result>> Holds::set(Wish wish) {
     row.since = parts_.clock.now();
     row.until = wish.until;
     row.forced = wish.force;
-    const HoldRow* before = wanted(wish.tag);
-    log(EntryKind::held, row, before != nullptr ? "changed" : "set", wish.author, wish.reason);
-    rows_[wish.tag] = row;
-    parts_.ledger.put(std::move(row));
+    const char* const news = wanted(wish.tag) != nullptr ? "changed" : "set";
+    Tag tag = wish.tag;
+    HoldRow copy = row;
+    const Expected<void> noted = co_await note(std::move(tag), std::move(copy));
+    if (!noted) {
+        co_return refused(refusal("ledger", noted.error().text + "; nothing is held for it"));
+    }
+    log(EntryKind::held, row, news, wish.author, wish.reason);
     for (const auto& [name, outcome] : verdict.outcomes) {
         note_check(caches_.at(name), wish.tag, *wish.digest, outcome);
     }
@@ -745,20 +769,57 @@ Task<std::vector<Holds::Result>> Holds::release(Wish wish) {
         }
         co_return results;
     }
-    HoldRow& row = rows_[wish.tag];
+    co_await begin_change();
+    HoldRow row = rows_[wish.tag];
+    if (row.lifted != Time{}) {  // by somebody else, meanwhile
+        end_change();
+        co_return co_await carry_out(std::move(wish));
+    }
     row.lifted = parts_.clock.now();
     row.lifted_by = wish.author;
-    parts_.ledger.put(row);
+    Tag tag = wish.tag;
+    HoldRow copy = row;
+    const Expected<void> noted = co_await note(std::move(tag), std::move(copy));
+    if (!noted) {
+        co_return refused(refusal("ledger", noted.error().text + "; it stays held"));
+    }
     log(EntryKind::released, row, "lifted", wish.author, wish.reason);
     co_return co_await carry_out(std::move(wish));
 }
 
+Task<void> Holds::begin_change() {
+    while (changing_) {
+        co_await changed_.async_wait(kToken);
+    }
+    changing_ = true;
+}
+
+void Holds::end_change() {
+    changing_ = false;
+    changed_.cancel();
+}
+
+// What is wanted is what is on disk: nobody hears of, and no cache gets, what a restart would not
+// know. Between begin_change() and this nothing is waited for; it ends the change.
+Task<Expected<void>> Holds::note(Tag tag, HoldRow row) {
+    parts_.ledger.put(row);
+    const Expected<void> done = co_await parts_.ledger.durable();
+    const auto known = rows_.find(tag);
+    if (done) {
+        rows_[tag] = std::move(row);
+    } else if (known != rows_.end()) {
+        parts_.ledger.put(known->second);  // in the queue, in place of what was refused
+    } else {
+        row.lifted = row.since;
+        row.lifted_by = "ledger";
+        parts_.ledger.put(std::move(row));
+    }
+    end_change();
+    co_return done;
+}
+
 // What the ledger says now is brought to every cache; says how far that went.
 Task<std::vector<Holds::Result>> Holds::carry_out(Wish wish) {
-    const Expected<void> noted = co_await parts_.ledger.durable();
-    if (!noted) {
-        co_return refused(refusal("ledger", noted.error().text));
-    }
     std::vector<Result> results;
     const std::vector<Cache*> caches = serving(wish.tag);
     for (Cache* cache : caches) {
@@ -811,6 +872,8 @@ Holds::AtCache Holds::at_cache(const Cache& cache, const Tag& tag) const {
     }
     const Digest digest = Digest::parse(row->digest).value_or(Digest{});
     told.verified = verified(cache, tag, digest);
+    const auto check = cache.checks.find(tag);
+    told.again = check != cache.checks.end() ? check->second.not_before : Time{};
     if (!cache.problem.empty()) {
         return say("away", "set when the cache is back: " + cache.problem);
     }
@@ -823,7 +886,6 @@ Holds::AtCache Holds::at_cache(const Cache& cache, const Tag& tag) const {
     if (refused != cache.refused.end()) {
         return say("refused", refused->second);
     }
-    const auto check = cache.checks.find(tag);
     if (check != cache.checks.end() && check->second.under_way) {
         return say("checking", "whether " + brief(digest) + " is complete is being looked at");
     }

@@ -61,6 +61,10 @@ class Holds {
     // Errors: HttpClient's and "bad-answer", of the cache that look-ups of this tag go through.
     [[nodiscard]] Task<Expected<void>> read_now(Tag tag);
 
+    // The holds of every cache that serves the tag have been read since start, so that Tags says
+    // what a pull gets.
+    [[nodiscard]] bool known(const Tag& tag) const;
+
     using Wish = HoldWish;
     struct Result {
         std::string cache;  // empty: of the action as a whole
@@ -83,6 +87,7 @@ class Holds {
         std::string text;
         std::optional<CacheHold> listed;
         Time verified;
+        Time again;  // the check that failed is made again then, or soon after; epoch: none failed
     };
     struct View {
         HoldRow hold;  // of a foreign one: as its cache has it
@@ -179,6 +184,9 @@ class Holds {
     void tell_all();
     [[nodiscard]] AtCache at_cache(const Cache& cache, const Tag& tag) const;
     [[nodiscard]] Task<void> wait_for_round(Cache* cache, bool only_read);
+    [[nodiscard]] Task<void> begin_change();
+    void end_change();
+    [[nodiscard]] Task<Expected<void>> note(Tag tag, HoldRow row);
     [[nodiscard]] Task<std::vector<Result>> carry_out(Wish wish);
     struct Verdict {
         std::vector<Result> results;
@@ -191,7 +199,9 @@ class Holds {
              const std::string& text);
 
     Parts parts_;
-    std::map<Tag, HoldRow> rows_;  // the newest of each tag, lifted ones too
+    std::map<Tag, HoldRow> rows_;  // the newest of each tag, lifted ones too; as on disk
+    bool changing_ = false;        // rows_, by set() or release(): one at a time
+    asio::steady_timer changed_;   // never expires: cancelled when another may
     std::map<std::string, Cache> caches_;
     bool stopped_ = false;
 };

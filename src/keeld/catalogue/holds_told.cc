@@ -8,6 +8,11 @@ namespace {
 
 constexpr Millis kAnnounced = std::chrono::hours(24);
 
+std::string looked_at_again(const Holds::AtCache& there) {
+    return there.again == Time{} ? "looked at again soon"
+                                 : "looked at again " + format_time(there.again);
+}
+
 }  // namespace
 
 std::vector<Holds::View> Holds::all() const {
@@ -62,8 +67,8 @@ std::vector<Holds::Trouble> Holds::problems() const {
                 const bool lifted = row.lifted != Time{};
                 found.push_back({lifted ? "hold-not-lifted" : "hold-not-set", where + there.text,
                                  there.state == "incomplete"
-                                     ? "looked at again within 15 min; keelctl hold --force sets "
-                                       "it as it is"
+                                     ? looked_at_again(there) + "; keelctl hold --force sets it as "
+                                                                "it is"
                                  : there.state == "foreign" ? "only its owner changes that hold"
                                                             : "tried again every 30 s"});
             }
@@ -85,8 +90,8 @@ std::vector<Holds::Trouble> Holds::problems() const {
             if (view.own && there.state == "held" && check != cache.checks.end() &&
                 !check->second.failure.empty()) {
                 found.push_back({"hold-incomplete", where + check->second.failure,
-                                 "looked at again within 15 min; nodes that have nothing of it "
-                                 "cannot pull it"});
+                                 looked_at_again(there) + "; nodes that have nothing of it cannot "
+                                                          "pull it"});
             }
         }
         const bool long_one = row.until != Time{} && row.until - row.since > kAnnounced;

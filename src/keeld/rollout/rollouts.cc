@@ -765,7 +765,12 @@ Task<void> Rollouts::verify(Handle rollout) {
             const TagInfo* info = parts_.tags.find(target.tag);
             return info != nullptr && info->pulled() != target.to;
         });
-        if (moved) {
+        // Right after a start what moved may be a hold that nobody has read yet.
+        const bool known =
+            !moved || std::ranges::all_of(rollout->targets, [this](const Target& one) {
+                return parts_.holds_known(one.tag);
+            });
+        if (moved && known) {
             end(rollout, "superseded", "tag-moved",
                 "the tag moved again before its pods were proven");
             co_return;
@@ -775,6 +780,9 @@ Task<void> Rollouts::verify(Handle rollout) {
             Steady::now() >= deadline ||
             (workload->deadline_exceeded && workload->observed_generation >= row.generation);
         Steady::time_point wake = deadline;
+        if (!known) {
+            wake = std::min(wake, Steady::now() + kLookAgain);
+        }
         if (arrived || late) {
             const Expected<Finding> finding = co_await look_at_pods(rollout, late);
             if (finding && conclude(rollout, *finding, late)) {

@@ -58,6 +58,9 @@ class Rollouts {
         std::function<WorkloadVerdict(const CatalogueEntry&)> judge;
         // A fresh look at a tag right now, recorded like any other; joins one that is under way.
         std::function<Task<Expected<Answer>>(Tag)> look_up;
+        // False: the caches' holds have not been read since start, so nobody knows yet what a pull
+        // of the tag gets.
+        std::function<bool(const Tag&)> holds_known;
         // Something about the workload is to be judged again.
         std::function<void(const WorkloadKey&)> reconsider;
     };

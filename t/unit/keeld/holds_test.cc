@@ -3,6 +3,7 @@
 #include "keeld/catalogue/holds.h"
 
 #include <gtest/gtest.h>
+#include <sqlite3.h>
 
 #include <map>
 #include <set>
@@ -205,6 +206,21 @@ struct FakeCache {
     ScriptedPeer peer;
 };
 
+// While it lives nothing can be committed to the database: another process writes.
+class Locked {
+  public:
+    explicit Locked(const std::string& path) {
+        EXPECT_EQ(sqlite3_open(path.c_str(), &other_), SQLITE_OK);
+        EXPECT_EQ(sqlite3_exec(other_, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr), SQLITE_OK);
+    }
+    ~Locked() { sqlite3_close(other_); }
+    Locked(const Locked&) = delete;
+    Locked& operator=(const Locked&) = delete;
+
+  private:
+    sqlite3* other_ = nullptr;
+};
+
 class HoldsTest : public testing::Test {
   protected:
     HoldsTest() {
@@ -301,7 +317,8 @@ class HoldsTest : public testing::Test {
     FakeCache a{loop, clock};
     FakeCache b{loop, clock};
     Config config;
-    std::unique_ptr<Ledger> ledger = test::open_ledger(loop);
+    test::ScratchDirectory scratch;
+    std::unique_ptr<Ledger> ledger = test::open_ledger(loop, scratch.file("ledger.db"));
     Registry registry{http, config, *ledger,
                       [this] { return Steady::time_point(clock.time.time_since_epoch()); }};
     Tags tags{*ledger};
@@ -424,6 +441,8 @@ TEST_F(HoldsTest, d6_a_registry_that_has_had_enough_is_left_alone) {
     EXPECT_TRUE(until([this] { return problems() == "hold-incomplete hold-incomplete"; }))
         << problems();
     EXPECT_NE(holds->problems().at(0).text.find("Retry-After: 3600"), std::string::npos);
+    EXPECT_NE(holds->problems().at(0).next.find("again " + format_time(at(3600))),
+              std::string::npos);
     for (const int minutes : {0, 16, 43}) {
         clock.time += std::chrono::minutes(minutes);
         look();
@@ -767,6 +786,94 @@ TEST_F(HoldsTest, another_digest_takes_the_place_of_the_first) {
     EXPECT_EQ(b.held()->reason, "other words");
     EXPECT_EQ(ledger->holds().size(), 1U);
     EXPECT_NE(history().find("changed by alice"), std::string::npos);
+}
+
+TEST_F(HoldsTest, a_hold_that_cannot_be_noted_is_none_then_or_later) {
+    {
+        const Locked locked(scratch.file("ledger.db"));
+        EXPECT_EQ(set(wish(one.digest)), "ledger!");
+        EXPECT_TRUE(holds->all().empty());
+        round();
+        round();
+    }
+    EXPECT_EQ(history(), "");
+    start();
+    round();
+    round();
+    EXPECT_TRUE(holds->all().empty());
+    EXPECT_FALSE(pulled());
+    EXPECT_TRUE(a.writes.empty());
+    EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
+}
+
+TEST_F(HoldsTest, a_hold_that_cannot_be_noted_leaves_the_one_before) {
+    EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
+    {
+        const Locked locked(scratch.file("ledger.db"));
+        EXPECT_EQ(set(wish(two.digest)), "ledger!");
+        EXPECT_EQ(release(), "ledger!");
+        round();
+        round();
+        EXPECT_EQ(a.held()->digest, one.digest);
+        EXPECT_EQ(holds->all().front().hold.lifted, Time{});
+    }
+    EXPECT_EQ(history().find("changed"), std::string::npos);
+    EXPECT_EQ(history().find("lifted"), std::string::npos);
+    start();
+    round();
+    round();
+    EXPECT_EQ(a.held()->digest, one.digest);
+    EXPECT_EQ(pulled()->digest, one.digest);
+    EXPECT_EQ(release(), "cache-a released, cache-b released");
+}
+
+TEST_F(HoldsTest, what_cannot_be_noted_is_not_sent) {
+    a.away = true;
+    EXPECT_EQ(set(wish(one.digest)), "cache-a away!, cache-b held");
+    a.away = false;
+    {
+        const Locked locked(scratch.file("ledger.db"));
+        clock.time += std::chrono::minutes(1);
+        look();
+        EXPECT_TRUE(
+            until([this] { return holds->all().front().caches.front().state == "refused"; }));
+        EXPECT_TRUE(a.writes.empty());
+        EXPECT_EQ(ledger->placed().size(), 1U);
+    }
+    look();
+    EXPECT_TRUE(until([this] { return a.held() != nullptr; }));
+    EXPECT_EQ(release(), "cache-a released, cache-b released") << "it knows it for its own";
+}
+
+TEST_F(HoldsTest, two_that_change_a_hold_at_once_take_turns) {
+    EXPECT_EQ(set(wish(one.digest)), "cache-a held, cache-b held");
+    std::vector<std::string> results;
+    const auto act = [&](Task<std::vector<Holds::Result>> task) {
+        asio::co_spawn(loop, std::move(task),
+                       [&](const std::exception_ptr&, const std::vector<Holds::Result>& all) {
+                           results.push_back(told(all));
+                       });
+    };
+    Holds::Wish forced = wish(two.digest, "better");
+    forced.force = true;
+    act(holds->release(wish(one.digest, "enough")));
+    act(holds->set(forced));
+    EXPECT_TRUE(until([&] { return results.size() == 2; }));
+    EXPECT_EQ(a.held()->digest, two.digest);
+    EXPECT_NE(history().find("lifted by alice, set by alice"), std::string::npos) << history();
+}
+
+TEST_F(HoldsTest, the_caches_holds_are_known_once_all_that_serve_the_tag_were_read) {
+    b.away = true;
+    start();
+    round();
+    EXPECT_FALSE(holds->known(tag()));
+    b.away = false;
+    look();
+    EXPECT_TRUE(until([this] { return holds->known(tag()); }));
+    b.away = true;
+    round();
+    EXPECT_TRUE(holds->known(tag()));
 }
 
 TEST_F(HoldsTest, what_a_pull_gets_is_read_when_it_is_asked_for) {

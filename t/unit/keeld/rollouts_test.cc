@@ -120,6 +120,7 @@ class RolloutsTest : public testing::Test {
             loop, config, clock, catalogue, tags, registry, *pods, *cluster, *ledger, *lease,
             [this](const CatalogueEntry& entry) { return verdict(entry); },
             [this](Tag one) { return observations.look_up(std::move(one)); },
+            [this](const Tag&) { return holds_known; },
             [this](const WorkloadKey& key) { planner->reconsider(key); }});
         pointer = rollouts.get();
         const auto spawn = [this](Task<void> task) {
@@ -439,6 +440,7 @@ class RolloutsTest : public testing::Test {
                               }};
     std::map<std::string, Object> objects;
     std::map<std::string, char> answers;                 // what a pull of the tag gets
+    bool holds_known = true;                             // the caches' holds were read
     std::map<std::string, std::string> goals;            // the tags that NAMEs go to
     std::string volume;                                  // of every template, as JSON
     std::set<std::string> silent;                        // tags that the cache does not answer for
@@ -676,6 +678,55 @@ TEST(Targets, WhatTheImageFieldIsToHoldSurvivesTheLedger) {
     EXPECT_EQ(read[0].image + read[0].from_image, "");
     EXPECT_EQ(read[1].image, "web:1.2");
     EXPECT_EQ(read[1].from_image, "web:1.1");
+}
+
+TEST_F(RolloutsTest, P7_ARolloutToAHeldDigestIsNotGivenUpBeforeTheHoldsAreRead) {
+    add("web");
+    RolloutRow row = left_behind("web", "verifying");
+    row.applied = at(-50);
+    row.generation = 2;
+    row.deadline = at(600);
+    ledger->put(row);
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    Object& object = objects["web"];
+    object.marker = row.marker;
+    object.generation = object.version = 2;
+    answers["web"] = 'c';  // newer than what is held
+    tags.observe(tag("web"), digest('c'), ManifestKind::image, at(-70), "event cache-a");
+    sync("web");
+    holds_known = false;
+    start();
+    ASSERT_TRUE(until([this] { return lease->held(); }));
+    planner->reconsider(key("web"));
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.known; }));
+    EXPECT_EQ(rollouts->all_active().size(), 1U);
+    hold("web", 'b');
+    holds_known = true;
+    answers["web"] = 'b';
+    replace_pods("web");
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_TRUE(patches.empty());
+}
+
+TEST_F(RolloutsTest, P7_ARolloutThatTheTagHasLeftIsGivenUpOnceTheHoldsAreRead) {
+    add("web");
+    RolloutRow row = left_behind("web", "verifying");
+    row.applied = at(-50);
+    row.generation = 2;
+    row.deadline = at(600);
+    ledger->put(row);
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    objects["web"].marker = row.marker;
+    objects["web"].generation = objects["web"].version = 2;
+    answers["web"] = 'c';
+    tags.observe(tag("web"), digest('c'), ManifestKind::image, at(-70), "event cache-a");
+    sync("web");
+    holds_known = false;
+    start();
+    ASSERT_TRUE(until([this] { return lease->held(); }));
+    EXPECT_EQ(rollouts->all_active().size(), 1U);
+    holds_known = true;
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
 }
 
 // ---- Tag changes ----

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -113,6 +114,47 @@ def test_a_hold_also_goes_forward_to_what_the_tag_is_not_yet(lab, bystander):
     hold(lab, "held/ahead", ahead.digest)
     restart(lab, bystander, "app", "held")
     assert runs(lab, bystander) == ({ahead.digest}, {ahead.config}, {"next"})
+
+
+def test_a_held_digest_that_is_gone_from_everywhere_is_counted_and_told(lab, bystander):
+    """Deleted by its owner and collected in the cache: no node gets it, and a hold does not bring it back."""
+    repository = f"held/{bystander}"
+    tag = lab.image(f"{repository}:latest")
+    one = lab.push(repository, "latest", "one")
+    lab.kube.create(deployment(bystander, "app", tag, 1))
+    lab.kube.wait_rolled_out(bystander, "app")
+    hold(lab, repository, one.digest)
+    wait_for("keeld knows of it", lambda: tag in [item["tag"] for item in lab.keeld.get("/v1/holds")["items"]], 10)
+    two = lab.push(repository, "latest", "two")
+    lab.upstream.delete_manifest(repository, one.digest)
+    shutil.rmtree(lab.through.folder / "through/docker/registry/v2/repositories" / repository)
+
+    def waits():
+        """The pod that cannot pull; the one before it stays."""
+        pods = lab.kube.pods(bystander, "app")
+        told = [status["state"].get("waiting", {}).get("reason", "") for pod in pods
+                for status in pod["status"].get("containerStatuses", [])]  # fmt: skip
+        return len(pods) == 2 and {"ErrImagePull", "ImagePullBackOff"} & set(told)
+
+    lab.kube.patch("deployments", bystander, "app", {"spec": {"template": {"metadata": {"annotations": {MARKER: "gone"}}}}})
+    wait_for("the kubelet cannot pull", waits, 60)
+    counted = next(item for item in api(lab, "GET", "holds")["holds"] if item["tag"] == tag)
+    assert int(counted["unfetchable"]) > 0 and counted["ineffective"] == "0"
+
+    def told():
+        return [one for one in lab.keeld.get("/v1/status")["problems"] if one["code"] == "hold-unfetchable" and tag in one["text"]]
+
+    problem = wait_for("keeld tells of it", told, 40)[0]
+    assert "bring the digest back upstream" in problem["next"]
+    code, out, _ = lab.keeld.ctl("status")
+    assert code == 1 and tag in out and "was not answered with a manifest" in out
+
+    release(lab, repository)
+    lab.kube.wait_rolled_out(bystander, "app", deadline=120)
+    wait_for("the newest runs", lambda: [lab.content(found) for found in lab.running(bystander)] == ["two"], 60)
+    assert two.digest in {status["imageID"].rsplit("@", 1)[1] for pod in lab.kube.pods(bystander, "app")
+                          for status in pod["status"]["containerStatuses"]}  # fmt: skip
+    wait_for("and no longer", lambda: not told(), 40)
 
 
 # --- what clients see ---

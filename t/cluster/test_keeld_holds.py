@@ -14,21 +14,40 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import urllib.parse
 
 import pytest
 
+from lab.cut import PASS
 from lab.images import Images
 from lab.keeld import Keeld, UnixConnection, merged
+from lab.lab import REGISTRY as LAB_REGISTRY
 from lab.nginx import Nginx, build
 from lab.registry import Registry
 from lab.wait import wait_for
 from lab.workloads import deployment
-from scene import fetch, reached, rollouts, wait_ended, wait_reason, wait_rolled_out
+from scene import entries, fetch, reached, rollouts, settings, wait_ended, wait_newest, wait_reason, wait_rolled_out
 
 REGISTRY = "registry.example"
 CACHES = ("cache-a", "cache-b")
 CAUGHT_UP = 30  # seconds after a cache is back
 _count = itertools.count(1)
+
+
+def write(cache, method, tag, body=None):
+    """Somebody else at keel_api, whom its socket knows."""
+    revision = cache.api("holds")[1]["revision"]
+    connection = UnixConnection(cache.api_socket)
+    with contextlib.closing(connection):
+        connection.request(method, f"/keel/holds/{tag}", json.dumps(body) if body else None, {"If-Match": revision})
+        answer = connection.getresponse()
+        text = answer.read()
+    assert answer.status == 200, text
+
+
+def theirs(digest):
+    """What they write."""
+    return {"digest": digest, "reason": "theirs", "until": None, "verified": None, "force": True}
 
 
 class Door(http.server.ThreadingHTTPServer):
@@ -184,14 +203,7 @@ class Scene:
         return self.act("hold", self.tag(repository), "--at", digest, "--reason", "test", *words, code=code)
 
     def write(self, cache, method, tag, body=None):
-        """Somebody else at keel_api, whom its socket knows."""
-        revision = self.caches[cache].api("holds")[1]["revision"]
-        connection = UnixConnection(self.caches[cache].api_socket)
-        with contextlib.closing(connection):
-            connection.request(method, f"/keel/holds/{tag}", json.dumps(body) if body else None, {"If-Match": revision})
-            answer = connection.getresponse()
-            text = answer.read()
-        assert answer.status == 200, text
+        write(self.caches[cache], method, tag, body)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +325,7 @@ def test_keeld_killed_before_it_lifts_lifts_later(scene):
 def test_holds_of_others_are_listed_and_left_alone(scene):
     repository, first, second = scene.two()
     tag = scene.tag(repository)
-    scene.write("cache-a", "PUT", tag, {"digest": first, "reason": "theirs", "until": None, "verified": None, "force": True})
+    scene.write("cache-a", "PUT", tag, theirs(first))
 
     def listed():
         return [item for item in scene.keeld.get("/v1/holds?limit=1000")["items"] if item["tag"] == tag and not item["own"]]
@@ -343,6 +355,48 @@ def test_a_hold_ends_when_it_was_said_to(scene):
         return [one for one in entries if one["tag"] == scene.tag(repository) and one["code"] == "expired"]
 
     wait_for("and keeps it", noted, 10)
+
+
+def test_a_hold_that_ends_while_keeld_is_down_is_over_when_it_is_back(scene):
+    repository, first, second = scene.two()
+    scene.hold(repository, first, "--for", "6s")
+    scene.keeld.stop()
+    assert scene.pulls(repository) == [first, first]
+    wait_for("the caches end it by themselves", lambda: scene.pulls(repository) == [second, second], 20)
+    scene.keeld.start().wait_ready()
+
+    def noted():
+        entries = scene.keeld.get("/v1/ledger?limit=1000&kind=released")["items"]
+        return [one["code"] for one in entries if one["tag"] == scene.tag(repository)]
+
+    wait_for("keeld notes it", lambda: noted()[-1:] == ["expired"], 10)
+    wait_for("and nothing is left of it", lambda: scene.state(repository) == {}, CAUGHT_UP)
+    assert all(scene.tag(repository) not in scene.holds(cache) for cache in CACHES)
+    assert not [one for one in scene.keeld.get("/v1/status")["problems"] if scene.tag(repository) in one["text"]]
+    assert scene.pulls(repository) == [second, second]
+
+
+def test_a_hold_that_ends_between_two_pages_hides_no_other(scene):
+    repositories = [scene.repository() for _ in range(3)]
+    for repository in repositories:
+        scene.hold(repository, scene.seed, "--force")
+    foreign = scene.repository()
+    for cache in CACHES:
+        scene.write(cache, "PUT", scene.tag(foreign), theirs(scene.seed))
+    wait_for("keeld lists theirs", lambda: scene.keeld.get("/v1/holds")["items"][-1]["tag"] == scene.tag(foreign), 10)
+    page = scene.keeld.get("/v1/holds?limit=2")
+    assert [item["tag"] for item in page["items"]] == [scene.tag(one) for one in repositories[:2]]
+    for repository in repositories[:2]:
+        scene.act("release", scene.tag(repository))
+    rest = []
+    while page["next"]:
+        page = scene.keeld.get(f"/v1/holds?limit=1&after={urllib.parse.quote(page['next'])}")
+        rest += [(item["tag"], item["own"]) for item in page["items"]]
+    assert rest == [(scene.tag(repositories[2]), True), (scene.tag(foreign), False)]
+    assert scene.keeld.request("GET", "/v1/holds?after=2")[0] == 400
+    scene.act("release", scene.tag(repositories[2]))
+    for cache in CACHES:
+        scene.write(cache, "DELETE", scene.tag(foreign))
 
 
 def test_a_digest_that_is_not_all_there_takes_force(scene):
@@ -402,7 +456,7 @@ def test_a_look_up_that_is_answered_from_a_hold_is_a_problem(scene):
         # Nothing is known of another tag of it, so it is looked up.
         scene.upstream.put_manifest(repository, "stable", scene.upstream.manifest(repository, second).body)
         tag = f"{REGISTRY}/{repository}:stable"
-        body = {"digest": first, "reason": "theirs", "until": None, "verified": None, "force": True}
+        body = theirs(first)
         scene.write("cache-a", "PUT", tag, body)
         assert scene.act("hold", tag, "--reason", "what does it answer?", code=1) == {None: "no-answer"}
         problem = scene.problems("lookup-held")[0]
@@ -476,6 +530,88 @@ def test_v2_holding_an_older_digest_restarts_nothing_by_itself(stage):
     assert stage.keeld.ctl("release", reference)[0] == 0
     stage.wait_current("holds", "back", newer)
     assert len(stage.patches("holds", "back")) == before + 1
+
+
+@contextlib.contextmanager
+def second_cache(stage):
+    """Another cache that keeld knows, before the same registry proxy; no node asks it."""
+    cache = Nginx(stage.folder / "cache-b", {LAB_REGISTRY: stage.through.port}, companion=stage.keeld.events_url,
+                  secret=stage.folder / "events.secret", cache="cache-b")  # fmt: skip
+    cache.start().wait_ready()
+    known = {"name": "cache-b", "api": cache.api_url, "secret": str(cache.api_secret), "lookup": cache.lookup_url}
+    try:
+        with settings(stage, {"caches": [*stage.keeld.config["caches"], known]}):
+            wait_for("keeld leads", lambda: stage.keeld.get("/v1/status")["leader"]["held"], 60)
+            yield cache
+    finally:
+        cache.stop()
+
+
+def test_v2_a_hold_in_one_of_two_caches_blocks_until_it_is_lifted(stage):
+    """What a pull gets depends on its way then: nothing is rolled, whatever the tag answers."""
+    repository = "held/one-of-two"
+    workload = "Deployment/holds/one-of-two"
+    reference = stage.image(f"{repository}:latest")
+    stage.deploy("holds", "one-of-two", repository)
+    older = stage.keeld.get(f"/v1/workloads/{workload}")["containers"][0]["newest"]["digest"]
+    with second_cache(stage) as other:
+        newer = stage.move(repository)
+        stage.pull(repository)
+        stage.wait_current("holds", "one-of-two", newer)
+        before = len(stage.patches("holds", "one-of-two"))
+        write(other, "PUT", reference, theirs(older))
+        wait_reason(stage, workload, "held-at-cache", 10)
+        newest = stage.move(repository)
+        assert stage.pull(repository) == newest
+        body = wait_newest(stage, workload, newest)
+        assert (body["verdict"], body["reason"]) == ("blocked", "held-at-cache")
+        assert "cache-a does not hold it" in body["sentence"] and "cache-b holds" in body["sentence"]
+        assert body["containers"][0]["hold"]["everywhere"] is False
+        assert len(stage.patches("holds", "one-of-two")) == before
+        write(other, "DELETE", reference)
+        stage.wait_current("holds", "one-of-two", newest)
+        assert len(stage.patches("holds", "one-of-two")) == before + 1
+
+
+@pytest.mark.parametrize("moment", ["between the gate and the write", "while its pods start"])
+def test_r2_a_hold_that_overtakes_a_rollout_is_what_keeld_says_runs(stage, moment):
+    """The pods get the held content; that is not the target, so nothing is called proven, and it is due again afterwards."""
+    name = f"overtaken-{len(moment)}"
+    repository = f"held/{name}"
+    workload = f"Deployment/holds/{name}"
+    reference = stage.image(f"{repository}:latest")
+    stage.deploy("holds", name, repository)
+    other = stage.move(repository, "other")
+
+    def proven():
+        wait_for("the ledger is written", lambda: stage.keeld.get("/v1/status")["ledger"]["queued"] == 0)
+        return [one["to"] for one in entries(stage, kind="verified", workload=workload)]
+
+    def rule(request):
+        if request.method == "PATCH" and f"/{name}?" in request.path:
+            stage.proxy.rule = lambda _: PASS
+            write(stage.nginx, "PUT", reference, theirs(other))
+        return PASS
+
+    if moment == "between the gate and the write":
+        stage.proxy.rule = rule
+    else:
+        stage.told.hold()
+    newer = stage.move(repository)
+    assert stage.pull(repository) == newer
+    if moment == "while its pods start":
+        stage.wait_state("holds", name, "verifying")
+        write(stage.nginx, "PUT", reference, theirs(other))
+        stage.told.release()
+    wait_ended(stage, workload, newer, "superseded")
+    held = stage.wait_current("holds", name, other)
+    assert held["reason"] == "held" and held["containers"][0]["hold"]["reason"] == "theirs"
+    assert newer not in proven()
+    write(stage.nginx, "DELETE", reference)
+    wait_ended(stage, workload, newer)
+    stage.wait_current("holds", name, newer)
+    assert proven().count(newer) == 1
+    assert [one["state"] for one in rollouts(stage, workload) if newer in reached(one)] == ["done", "superseded"]
 
 
 def test_a_hold_on_a_real_node(lab, namespace):

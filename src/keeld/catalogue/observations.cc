@@ -117,10 +117,14 @@ Task<Expected<Answer>> Observations::look_up(Tag tag) {
         }
     } else {
         const TagInfo* before = tags_.find(tag);
-        // That it was not asked again is no news where it had failed: the cause stays.
-        const bool told =
-            before != nullptr && (before->failure == answer.error().text ||
-                                  (is_postponed(answer.error()) && !before->failure.empty()));
+        // That it was not asked again is no news where it had failed: the cause stays. A 429 is
+        // an answer; but to a registry that was away it says no more than for how long.
+        const bool answered = answer.error().code == "rate-limited" && before != nullptr &&
+                              before->failure_code != "unavailable" &&
+                              before->failure_code != "rate-limited";
+        const bool told = before != nullptr &&
+                          (before->failure == answer.error().text ||
+                           (is_postponed(answer.error()) && !answered && !before->failure.empty()));
         if (!told) {
             tags_.failed(tag, answer.error().text, answer.error().code);
             changed_(tag);

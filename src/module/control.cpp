@@ -125,6 +125,12 @@ bool Control::create() noexcept {
     return pool_->data != nullptr;
 }
 
+void Control::touch() noexcept {
+    const auto* bytes = static_cast<const volatile char*>(pool_->data);
+    for (std::size_t i = 0; i < sizeof(Layout); i += ngx_pagesize)
+        (void)bytes[i];
+}
+
 // --- tallies ---
 
 int Control::claim(std::uint64_t key, const std::vector<std::uint64_t>& in_use) noexcept {
@@ -242,8 +248,9 @@ std::optional<std::pair<Ticket, HoldWish>> Control::take() {
         if (first == nullptr) return std::nullopt;
         ticket = {static_cast<int>(first - layout.mails), first->number,
                   first->state == MailState::taken};
-        first->state = MailState::taken;
         first->helper = ngx_pid;
+        ngx_memory_barrier();
+        first->state = MailState::taken;
         wish.remove = first->remove;
         wish.if_match = first->if_match;
         wish.author = first->author;

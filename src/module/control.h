@@ -66,6 +66,9 @@ class Control {
 
     // Makes it in a fresh zone. Master only.
     [[nodiscard]] bool create() noexcept;
+    // Takes the page faults of this process's first looks before it holds the lock for the first
+    // time: in one of them it may be stopped, or lose the processor. Helper only.
+    void touch() noexcept;
 
     // --- tallies ---
 

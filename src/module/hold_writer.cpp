@@ -370,6 +370,7 @@ void start_hold_writer(MainConf& conf) noexcept {
                       error.what());
         return;
     }
+    running->control.touch();
     running->timer.prepare(running, on_timer);
     run();
 }

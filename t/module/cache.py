@@ -1,6 +1,7 @@
 """What the module's tests run: an nginx of any configuration, a receiver of events, an upstream that misbehaves."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -257,6 +258,26 @@ class Cache(Server):
 
         return wait_for("helper process", one)
 
+    @contextlib.contextmanager
+    def stopped_helper(self):
+        """The helper's pid; it is stopped, holding no lock that workers would wait for, until the end of this."""
+        helper = self.helper()
+
+        def stopped():
+            os.kill(helper, signal.SIGSTOP)
+            wait_for("a stopped helper", lambda: "T (stopped)" in pathlib.Path(f"/proc/{helper}/status").read_text())
+            try:
+                return get(self.api_port, "/keel/status", timeout=1)[0] == 200
+            except TimeoutError:
+                os.kill(helper, signal.SIGCONT)
+
+        try:
+            wait_for("a helper stopped without a lock", stopped)
+            yield helper
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(helper, signal.SIGCONT)
+
     def reload(self):
         """Reloads and waits until the new workers alone are there."""
         before = set(self.children())
@@ -474,8 +495,8 @@ def raw(port, request):
         return b"".join(parts)
 
 
-def get(port, path, method="GET", headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def get(port, path, method="GET", headers=None, timeout=10):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.putrequest(method, path, skip_host=False, skip_accept_encoding=True)
         for name, value in headers or []:

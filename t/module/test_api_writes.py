@@ -398,16 +398,12 @@ def test_without_master_there_is_no_helper(cache, faulty, secrets):
 
 
 def test_helper_that_is_stopped_makes_a_write_fail_after_five_seconds(nginx):
-    helper = nginx.helper()
-    os.kill(helper, signal.SIGSTOP)
-    try:
+    with nginx.stopped_helper():
         started = time.monotonic()
         status, answer, _ = nginx.call("PUT", f"holds/{TAG}", {"digest": A}, revision=0)
         assert (status, code(answer)) == (503, "not-written")
         assert 4.5 < time.monotonic() - started < 8
         assert nginx.pull().digest == A  # nothing else waits
-    finally:
-        os.kill(helper, signal.SIGCONT)
     # What was given up is not done later.
     assert nginx.hold(f"{REGISTRY}/app:other", B)
     assert nginx.holds()[0] == 1 and TAG not in nginx.holds()[1]
@@ -415,9 +411,7 @@ def test_helper_that_is_stopped_makes_a_write_fail_after_five_seconds(nginx):
 
 def test_helper_killed_meanwhile_is_followed_by_one_that_writes(nginx):
     for i in range(5):
-        helper = nginx.helper()
-        os.kill(helper, signal.SIGSTOP)
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with nginx.stopped_helper() as helper, concurrent.futures.ThreadPoolExecutor(1) as pool:
             write = pool.submit(nginx.call, "PUT", f"holds/{REGISTRY}/app:t{i}", {"digest": A}, revision=i)
             wait_for("nginx answers others", lambda: nginx.api("status")[0] == 200)
             os.kill(helper, signal.SIGKILL)
@@ -429,18 +423,16 @@ def test_helper_killed_meanwhile_is_followed_by_one_that_writes(nginx):
 def test_worker_killed_while_it_waits_leaves_nothing_behind(cache, faulty, secrets):
     nginx = cache(faulty.port, api=secrets, workers=1)
     nginx.allowed = [r"worker process \d+ exited on signal 9"]
-    helper = nginx.helper()
     for _ in range(20):  # more than there are places for writes
-        os.kill(helper, signal.SIGSTOP)
-        [worker] = nginx.workers_now()
-        body = json.dumps({"digest": A}).encode()
-        path = f"/keel/holds/{TAG}"
-        connection = http.client.HTTPConnection("127.0.0.1", nginx.api_port, timeout=10)
-        connection.request("PUT", path, body, sign("PUT", path, body) | {"If-Match": "99"})
-        wait_for("it waits", lambda: nginx.api("status")[0] == 200)
-        os.kill(worker, signal.SIGKILL)
-        connection.close()
-        os.kill(helper, signal.SIGCONT)
+        with nginx.stopped_helper():
+            [worker] = nginx.workers_now()
+            body = json.dumps({"digest": A}).encode()
+            path = f"/keel/holds/{TAG}"
+            connection = http.client.HTTPConnection("127.0.0.1", nginx.api_port, timeout=10)
+            connection.request("PUT", path, body, sign("PUT", path, body) | {"If-Match": "99"})
+            wait_for("it waits", lambda: nginx.api("status")[0] == 200)
+            os.kill(worker, signal.SIGKILL)
+            connection.close()
         wait_for("another worker", lambda: nginx.workers_now() not in ([], [worker]) and nginx.ready())
     assert nginx.hold(TAG, A)["digest"] == A
     assert nginx.holds()[0] == 1

@@ -898,9 +898,7 @@ def test_e3_file_that_cannot_be_read_is_never_written_over(cache, faulty, secret
 def test_e3_workers_need_neither_the_disk_nor_the_helper(nginx):
     """Everything in the directory cut short and then the directory away, with nobody there to mend it: pulls go on, held."""
     nginx.allowed = [r"process \d+ exited on signal 9"]
-    helper = nginx.helper()
-    os.kill(helper, signal.SIGSTOP)
-    try:
+    with nginx.stopped_helper():
         for path in nginx.state.iterdir():
             os.truncate(path, 0)
         assert {nginx.pull().digest for _ in range(20)} == {HELD}
@@ -911,8 +909,6 @@ def test_e3_workers_need_neither_the_disk_nor_the_helper(nginx):
         wait_for("another worker", lambda: victim not in nginx.children() and len(nginx.workers_now()) == 2)
         assert {nginx.pull().digest for _ in range(40)} == {HELD}
         away.rename(nginx.state)
-    finally:
-        os.kill(helper, signal.SIGCONT)
     # The helper comes back to a file that is empty, and writes again what it knows.
     wait_for("a good file", lambda: (nginx.state / "holds").read_bytes().startswith(b"ngx-keel-holds 1 2 ") if (nginx.state / "holds").exists() else False)
     assert {nginx.pull().digest for _ in range(20)} == {HELD} and nginx.holds()[0] == 2

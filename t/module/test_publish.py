@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import ssl
 import subprocess
 import threading
@@ -354,14 +356,10 @@ def test_change_arrives_at_once(cache, upstream, repository, receiver):
 
 def test_lost_wake_up_is_found_by_the_scan(cache, faulty, receiver):
     """Nothing depends on the wake-up: what a worker recorded without it is sent within moments."""
-    import os
-    import signal
-
     nginx = cache(faulty.port, companion=receiver.url)
-    helper = nginx.helper()
-    os.kill(helper, signal.SIGSTOP)
-    expected = move(nginx, faulty, 1)
-    os.kill(helper, signal.SIGKILL)  # the wake-ups that it had not taken go with it or to its successor
+    with nginx.stopped_helper() as helper:
+        expected = move(nginx, faulty, 1)
+        os.kill(helper, signal.SIGKILL)  # the wake-ups that it had not taken go with it or to its successor
     nginx.allowed.append(rf"{helper} exited on signal 9")
     wait_for("everything", lambda: knows(receiver, expected), 5)
 

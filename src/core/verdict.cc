@@ -26,6 +26,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "policy-invalid";
         case Reason::reference_invalid:
             return "reference-invalid";
+        case Reason::phase_conflict:
+            return "phase-conflict";
         case Reason::stateful:
             return "stateful";
         case Reason::operator_owned:
@@ -56,6 +58,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "target-not-pullable";
         case Reason::held_at_cache:
             return "held-at-cache";
+        case Reason::too_young:
+            return "too-young";
         case Reason::awaiting_webhook:
             return "awaiting-webhook";
         case Reason::on_delete:
@@ -119,10 +123,24 @@ Verdict verdict_of(Reason reason) noexcept {
 
 std::string_view to_string(Gate gate) noexcept {
     switch (gate) {
+        case Gate::awaiting_window:
+            return "awaiting-window";
         case Gate::awaiting_approval:
             return "awaiting-approval";
+        case Gate::approval_rejected:
+            return "approval-rejected";
+        case Gate::awaiting_phase:
+            return "awaiting-phase";
         case Gate::awaiting_pacing:
             return "awaiting-pacing";
+        case Gate::awaiting_group:
+            return "awaiting-group";
+        case Gate::group_exceeds_pacing:
+            return "group-exceeds-pacing";
+        case Gate::breaker_open:
+            return "breaker-open";
+        case Gate::paused:
+            return "paused";
         case Gate::observe_only:
             return "observe-only";
         case Gate::not_leader:

@@ -20,6 +20,7 @@ enum class Reason : std::uint8_t {
     // blocked
     policy_invalid,
     reference_invalid,  // the image field is not a reference: D3, listed and not skipped
+    phase_conflict,     // two phases claim the namespace
     stateful,
     operator_owned,
     pinned,
@@ -37,6 +38,7 @@ enum class Reason : std::uint8_t {
     target_not_pullable,
     held_at_cache,  // some caches hold the tag and others do not: what a pull gets depends on its
                     // way
+    too_young,      // the digest was first seen less than the minimum age ago
     awaiting_webhook,  // its trigger is push, and no webhook named the tag
     on_delete,
     partitioned,
@@ -66,7 +68,19 @@ enum class Reason : std::uint8_t {
 [[nodiscard]] Verdict verdict_of(Reason reason) noexcept;
 
 // Where a `roll` still waits.
-enum class Gate : std::uint8_t { awaiting_approval, awaiting_pacing, observe_only, not_leader };
+enum class Gate : std::uint8_t {
+    awaiting_window,
+    awaiting_approval,
+    approval_rejected,
+    awaiting_phase,
+    awaiting_pacing,
+    awaiting_group,
+    group_exceeds_pacing,
+    breaker_open,
+    paused,
+    observe_only,
+    not_leader
+};
 [[nodiscard]] std::string_view to_string(Gate gate) noexcept;
 
 }  // namespace keel

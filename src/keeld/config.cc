@@ -99,7 +99,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"defaults.trigger", true},
     {"defaults.restart", false},
     {"defaults.allowPin", false},
-    {"defaults.minAge", false},
+    {"defaults.minAge", true},
     {"defaults.soak", false},
     {"defaults.reversible", false},
     {"defaults.step", true},
@@ -107,21 +107,61 @@ constexpr auto kKeys = std::to_array<Key>({
     {"pacing.cluster", true},
     {"pacing.namespace", true},
     {"pacing.concurrent", true},
-    {"breaker", false},
-    {"windows", false},
+    {"breaker", true},
+    {"breaker.failures", true},
+    {"breaker.of", true},
+    {"breaker.share", true},
+    {"windows", true},
+    {"windows.name", true},
+    {"windows.days", true},
+    {"windows.from", true},
+    {"windows.to", true},
+    {"windows.zone", true},
+    {"windows.namespaces", true},
     {"checks", false},
-    {"phases", false},
-    {"groups", false},
-    {"priorities", false},
+    {"phases", true},
+    {"phases.name", true},
+    {"phases.namespaces", true},
+    {"phases.select", true},
+    {"phases.select.matchLabels", true},
+    {"phases.select.matchLabels.*", true},
+    {"phases.soak", true},
+    {"phases.accept", true},
+    {"phases.accept.newestWithin", true},
+    {"phases.accept.crashLoop", true},
+    {"phases.accept.pinnedOut", true},
+    {"phases.advance", true},
+    {"phases.windows", true},
+    {"phases.checks", false},
+    {"phases.settings", true},
+    {"phases.settings.policy", true},
+    {"phases.settings.trigger", true},
+    {"phases.settings.pollSchedule", true},
+    {"phases.settings.matchPreRelease", true},
+    {"phases.settings.step", true},
+    {"phases.settings.minAge", true},
+    {"phases.settings.approvals", true},
+    {"phases.settings.approvalDeadline", true},
+    {"phases.settings.stateful", true},
+    {"phases.settings.operator-owned", true},
+    {"groups", true},
+    {"groups.name", true},
+    {"groups.workloads", true},
+    {"priorities", true},
+    {"priorities.workloads", true},
+    {"priorities.value", true},
     {"stateful", true},
     {"stateful.images", true},
     {"watch", false},
     {"notify", false},
     {"hooks", false},
-    {"stamp", false},
-    {"settings", false},
+    {"stamp", true},
+    {"stamp.enabled", true},
+    {"settings", true},
+    {"settings.ignoreManagers", true},
     {"coexist", false},
-    {"cap", false},
+    {"cap", true},
+    {"cap.workloads", true},
 });
 
 const Key* find_key(std::string_view path) {
@@ -447,6 +487,13 @@ class Reader {
     void read_enrolment(const Section& section);
     void read_defaults(const Section& section);
     void read_pacing(const Place& place);
+    void read_breaker(const Section& section);
+    void read_window(const Section& section);
+    void read_phase(const Section& section);
+    void read_phase_settings(const Section& section, PhaseConfig& phase);
+    void read_group(const Section& section);
+    void read_priority(const Section& section);
+    void read_small_sections(const Section& top);
     void check_together(const Section& top);
 
     void problem(const Place& place, std::string_view text) {
@@ -465,6 +512,8 @@ class Reader {
     bool duration(const Section& section, std::string_view key, Millis& value, Millis low,
                   Millis high);
     void rate(const Section& section, std::string_view key, Rate& value);
+    void number(const Section& section, std::string_view key, int& value, int low, int high);
+    void share(const Section& section, std::string_view key, double& value, double high);
     void file(const Section& section, std::string_view key, std::string& value);
     std::optional<Secrets> secrets(const Section& section, std::string_view key, std::string& path);
     void each(const Place& place, const std::function<void(const Place&)>& visit);
@@ -574,6 +623,33 @@ void Reader::rate(const Section& section, std::string_view key, Rate& value) {
     });
 }
 
+void Reader::number(const Section& section, std::string_view key, int& value, int low, int high) {
+    std::string written;
+    text(section, key, written, [&](std::string& given) -> std::string {
+        const auto count = whole_number(given);
+        if (!count || *count < low || *count > high) {
+            return "is not a number from " + std::to_string(low) + " to " + std::to_string(high);
+        }
+        value = *count;
+        return {};
+    });
+}
+
+void Reader::share(const Section& section, std::string_view key, double& value, double high) {
+    std::string written;
+    text(section, key, written, [&](std::string& given) -> std::string {
+        double share = -1;
+        const char* const last = given.data() + given.size();
+        const auto [end, error] = std::from_chars(given.data(), last, share);
+        if (error != std::errc{} || end != last || !(share >= 0 && share <= high)) {
+            return std::string("is not a share from 0 to ") + (high < 1 ? "0.9" : "1") +
+                   ", such as 0.25";
+        }
+        value = share;
+        return {};
+    });
+}
+
 // A path that must be a readable regular file; relative ones start at the configuration's
 // directory.
 void Reader::file(const Section& section, std::string_view key, std::string& value) {
@@ -647,6 +723,20 @@ void Reader::read_top(const Section& top) {
     section("enrolment", &Reader::read_enrolment);
     section("defaults", &Reader::read_defaults);
     if (const Place* place = top.get("pacing")) read_pacing(*place);
+    section("breaker", &Reader::read_breaker);
+    const auto list = [&](const std::string& key, void (Reader::*read)(const Section&)) {
+        const Place* place = top.get(key);
+        if (place == nullptr) return;
+        each(*place, [&](const Place& item) {
+            const Section section(findings_, item, key);
+            if (item.node.IsMap()) (this->*read)(section);
+        });
+    };
+    list("windows", &Reader::read_window);
+    list("phases", &Reader::read_phase);
+    list("groups", &Reader::read_group);
+    list("priorities", &Reader::read_priority);
+    read_small_sections(top);
     if (const Place* place = top.get("stateful")) {
         const Section stateful(findings_, *place, "stateful");
         texts(stateful, "images", config_.stateful_images, nullptr);
@@ -783,17 +873,7 @@ void Reader::read_registry(const std::string& name, const Place& place) {
     text(section, "upstream", registry.upstream, base_url_problem);
     rate(section, "requests", registry.requests);
     rate(section, "pulls", registry.pulls);
-    std::string reserve;
-    text(section, "reserve", reserve, [&registry](std::string& given) -> std::string {
-        double share = -1;
-        const char* const last = given.data() + given.size();
-        const auto [end, error] = std::from_chars(given.data(), last, share);
-        if (error != std::errc{} || end != last || !(share >= 0 && share <= 0.9)) {
-            return "is not a share from 0 to 0.9, such as 0.25";
-        }
-        registry.reserve = share;
-        return {};
-    });
+    share(section, "reserve", registry.reserve, 0.9);
     if (const Place* credentials = section.get("credentials")) {
         read_credentials(*credentials, registry.credentials);
     }
@@ -866,6 +946,11 @@ std::string policy_problem(const std::string& text) {
     return policy ? "" : "is not a policy: " + policy.error().text;
 }
 
+std::string schedule_problem(const std::string& text) {
+    const auto schedule = PollSchedule::parse(text);
+    return schedule ? "" : "is no schedule: " + schedule.error().text;
+}
+
 void Reader::read_defaults(const Section& section) {
     DefaultsConfig& defaults = config_.defaults;
     text(section, "policy", defaults.policy, policy_problem);
@@ -873,10 +958,8 @@ void Reader::read_defaults(const Section& section) {
                     {{"all", Trigger::all}, {"poll", Trigger::all}, {"push", Trigger::push}});
     choice<Step>(section, "step", defaults.step,
                  {{"highest", Step::highest}, {"next", Step::next}});
-    text(section, "pollSchedule", defaults.poll_schedule, [](std::string& given) -> std::string {
-        const auto schedule = PollSchedule::parse(given);
-        return schedule ? "" : "is no schedule: " + schedule.error().text;
-    });
+    text(section, "pollSchedule", defaults.poll_schedule, schedule_problem);
+    duration(section, "minAge", defaults.min_age, Millis{0}, hours{24 * 365});
     choice<Reverts>(
         section, "reverts", defaults.reverts,
         {{"ask", Reverts::ask}, {"follow", Reverts::follow}, {"never", Reverts::never}});
@@ -913,6 +996,196 @@ void Reader::read_pacing(const Place& place) {
         config_.pacing.concurrent = *count;
         return {};
     });
+}
+
+void Reader::read_breaker(const Section& section) {
+    number(section, "failures", config_.breaker.failures, 0, 1000);
+    number(section, "of", config_.breaker.of, 1, 1000);
+    share(section, "share", config_.breaker.share, 1);
+}
+
+// "22:00", also "24:00", into minutes since midnight.
+std::optional<minutes> parse_clock(std::string_view text) {
+    if (text.size() != 5 || text[2] != ':') return std::nullopt;
+    const auto hour = whole_number(text.substr(0, 2));
+    const auto minute = whole_number(text.substr(3));
+    if (!hour || !minute || *hour < 0 || *minute < 0 || *minute > 59) return std::nullopt;
+    const minutes sum = hours{*hour} + minutes{*minute};
+    return sum <= hours{24} ? std::optional(sum) : std::nullopt;
+}
+
+// A namespace's name in which * and ? stand for other characters.
+std::string namespace_glob_problem(const std::string& glob) {
+    const bool plain = std::ranges::all_of(
+        glob, [](char c) { return is_lower_alnum(c) || c == '-' || c == '*' || c == '?'; });
+    return plain ? "" : "is no namespace's name, with * or ? in it or not";
+}
+
+std::string workload_glob_problem(const std::string& glob) {
+    return std::ranges::count(glob, '/') == 2
+               ? ""
+               : "is not of the form KIND/NAMESPACE/NAME, such as Deployment/immich/* or */db-*/*";
+}
+
+std::string name_problem(const std::string& name) {
+    return is_label_word(name) ? "" : "is not a name (letters, digits, -, _ and .)";
+}
+
+template <class List>
+std::string taken_problem(const List& list, const std::string& name) {
+    const bool taken = std::ranges::any_of(list, [&](const auto& one) { return one.name == name; });
+    return taken ? "is there twice" : name_problem(name);
+}
+
+void Reader::read_window(const Section& section) {
+    static constexpr std::string_view kDays[] = {"sun", "mon", "tue", "wed", "thu", "fri", "sat"};
+    WindowConfig window;
+    if (section.get("name") == nullptr) {
+        findings_.add(section.line(), section.name(), "needs \"name\"");
+    }
+    text(section, "name", window.name,
+         [this](std::string& name) { return taken_problem(config_.windows, name); });
+    if (section.get("days") != nullptr) {
+        std::vector<std::string> days;
+        window.days = 0;
+        texts(section, "days", days, [&window](std::string& day) -> std::string {
+            const auto* found = std::ranges::find(kDays, day);
+            if (found == std::end(kDays)) return "is not one of mon tue wed thu fri sat sun";
+            window.days |= 1U << static_cast<unsigned>(found - std::begin(kDays));
+            return {};
+        });
+        if (window.days == 0) problem(*section.get("days"), "names no day: it would never open");
+    }
+    const auto time = [&](std::string_view key, minutes& value, minutes highest) {
+        std::string written;
+        text(section, key, written, [&](std::string& given) -> std::string {
+            const auto parsed = parse_clock(given);
+            if (!parsed || *parsed > highest) return "is not a time of day such as \"22:00\"";
+            value = *parsed;
+            return {};
+        });
+    };
+    time("from", window.from, hours{24} - minutes{1});
+    time("to", window.to, hours{24});
+    text(section, "zone", window.zone, [](std::string& name) -> std::string {
+        return is_time_zone(name) ? "" : "is not a time zone of this machine, such as Europe/Sofia";
+    });
+    texts(section, "namespaces", window.namespaces, namespace_glob_problem);
+    config_.windows.push_back(std::move(window));
+}
+
+void Reader::read_phase(const Section& section) {
+    PhaseConfig phase;
+    if (section.get("name") == nullptr) {
+        findings_.add(section.line(), section.name(), "needs \"name\"");
+    }
+    text(section, "name", phase.name,
+         [this](std::string& name) { return taken_problem(config_.phases, name); });
+    texts(section, "namespaces", phase.namespaces, namespace_glob_problem);
+    if (const Place* select = section.get("select")) {
+        const Section labels(findings_, *select, "phases.select");
+        if (const Place* match = labels.get("matchLabels")) {
+            const Section pairs(findings_, *match, "phases.select.matchLabels");
+            for (const auto& [key, item] : pairs.items()) {
+                if (!is_qualified_name(key)) problem(item, "is not a label's key");
+                scalar(item, phase.selector[key]);
+            }
+        }
+    }
+    if (phase.namespaces.empty() && phase.selector.empty()) {
+        findings_.add(section.line(), section.name(),
+                      "matches nothing; expected namespaces, select.matchLabels or both");
+    }
+    duration(section, "soak", phase.soak, Millis{0}, hours{24 * 365});
+    if (const Place* place = section.get("accept")) {
+        const Section accept(findings_, *place, "phases.accept");
+        duration(accept, "newestWithin", phase.accept.newest_within, minutes{1}, hours{24 * 365});
+        duration(accept, "crashLoop", phase.accept.crash_loop, Millis{0}, hours{24 * 365});
+        number(accept, "pinnedOut", phase.accept.pinned_out, 0, 100'000);
+    }
+    choice<bool>(section, "advance", phase.automatic, {{"approval", false}, {"auto", true}});
+    texts(section, "windows", phase.windows, [this](std::string& name) -> std::string {
+        const bool known = std::ranges::any_of(
+            config_.windows, [&name](const WindowConfig& one) { return one.name == name; });
+        return known ? "" : "is not the name of a window";
+    });
+    if (const Place* place = section.get("settings")) {
+        read_phase_settings(Section(findings_, *place, "phases.settings"), phase);
+    }
+    config_.phases.push_back(std::move(phase));
+}
+
+// The same words that the annotations take, checked here because here they are nobody else's fault.
+void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
+    const auto one_of = [](std::initializer_list<std::string_view> words) -> Check {
+        const std::vector<std::string_view> known(words);
+        return [known](std::string& given) -> std::string {
+            return std::ranges::find(known, given) != known.end() ? ""
+                                                                  : "is none of " + joined(known);
+        };
+    };
+    const Check whole = [](std::string& given) -> std::string {
+        const auto count = whole_number(given);
+        return count && *count >= 0 && *count <= 100 ? "" : "is not a number from 0 to 100";
+    };
+    const std::pair<std::string_view, Check> kinds[] = {
+        {"policy", policy_problem},
+        {"trigger", one_of({"all", "poll", "push"})},
+        {"pollSchedule", schedule_problem},
+        {"matchPreRelease", one_of({"true", "false"})},
+        {"step", one_of({"highest", "next"})},
+        {"minAge",
+         [](std::string& given) -> std::string {
+             return parse_duration(given) ? "" : "is not a duration such as 24h";
+         }},
+        {"approvals", whole},
+        {"approvalDeadline",
+         [](std::string& given) -> std::string {
+             const auto count = whole_number(given);
+             return count && *count >= 1 && *count <= 8760 ? "" : "is not a number of hours";
+         }},
+        {"stateful", one_of({"allow"})},
+        {"operator-owned", one_of({"allow"})},
+    };
+    for (const auto& [key, check] : kinds) {
+        std::string value;
+        if (text(section, key, value, check)) {
+            phase.settings["keel.sh/" + std::string(key)] = std::move(value);
+        }
+    }
+}
+
+void Reader::read_group(const Section& section) {
+    GroupConfig group;
+    if (section.get("name") == nullptr || section.get("workloads") == nullptr) {
+        findings_.add(section.line(), section.name(), "needs \"name\" and \"workloads\"");
+    }
+    text(section, "name", group.name,
+         [this](std::string& name) { return taken_problem(config_.groups, name); });
+    texts(section, "workloads", group.workloads, workload_glob_problem);
+    config_.groups.push_back(std::move(group));
+}
+
+void Reader::read_priority(const Section& section) {
+    PriorityConfig priority;
+    texts(section, "workloads", priority.workloads, workload_glob_problem);
+    number(section, "value", priority.value, -1'000'000, 1'000'000);
+    config_.priorities.push_back(std::move(priority));
+}
+
+void Reader::read_small_sections(const Section& top) {
+    if (const Place* place = top.get("stamp")) {
+        const Section stamp(findings_, *place, "stamp");
+        choice<bool>(stamp, "enabled", config_.stamp, {{"true", true}, {"false", false}});
+    }
+    if (const Place* place = top.get("settings")) {
+        const Section settings(findings_, *place, "settings");
+        texts(settings, "ignoreManagers", config_.ignored_managers, nullptr);
+    }
+    if (const Place* place = top.get("cap")) {
+        const Section cap(findings_, *place, "cap");
+        number(cap, "workloads", config_.cap, 0, 1'000'000);
+    }
 }
 
 // What is right by itself and wrong beside the rest.

@@ -88,6 +88,7 @@ struct DefaultsConfig {
     Step step = Step::highest;
     std::string poll_schedule = "@every 1h";  // see core/poll_schedule.h; parses
     Reverts reverts = Reverts::ask;
+    Millis min_age{0};  // of a digest, since keeld or its cache saw it first
     std::optional<Millis>
         deadline;  // of the verification; absent: progress deadline and pull allowance
     std::string restart_key = "kubectl.kubernetes.io/restartedAt";
@@ -98,6 +99,55 @@ struct EnrolmentConfig {
     std::string label_value = "true";
     std::vector<std::string> exclude{"kube-system", "kube-public", "kube-node-lease"};
     bool workload_annotation = false;  // a workload's own keel.sh/policy enrols it too
+};
+
+// When rollouts may start. In `zone` local time; a window belongs to the day that it begins on, and
+// `to` is on the next day where it is not later than `from`.
+struct WindowConfig {
+    std::string name;
+    unsigned days = 0b1111111;                 // bit 0 is Sunday
+    std::chrono::minutes from{0};              // since midnight, below 24 h
+    std::chrono::minutes to{24 * 60};          // since midnight, up to 24 h
+    std::string zone;                          // empty: timeZone
+    std::vector<std::string> namespaces{"*"};  // globs; empty: where a phase names it only
+};
+
+// What must hold before a phase is over, beside its soak.
+struct AcceptConfig {
+    Millis newest_within = std::chrono::hours{24};
+    Millis crash_loop = std::chrono::hours{1};  // no crash loop lasts longer
+    int pinned_out = 0;                         // at most so many held back for good
+};
+
+// A set of namespaces in the order of the plan.
+struct PhaseConfig {
+    std::string name;
+    std::vector<std::string> namespaces;          // globs
+    std::map<std::string, std::string> selector;  // labels that a namespace must have, all of them
+    Millis soak = std::chrono::hours{24 * 7};
+    AcceptConfig accept;
+    bool automatic = false;            // advance: auto; else it waits for `keelctl phase advance`
+    std::vector<std::string> windows;  // names of windows: in one of them
+    std::map<std::string, std::string> settings;  // "keel.sh/policy" → "patch": weaker than a
+                                                  // namespace's, stronger than defaults
+};
+
+// Workloads that move together or not at all.
+struct GroupConfig {
+    std::string name;
+    std::vector<std::string> workloads;  // globs over KIND/NAMESPACE/NAME
+};
+
+struct PriorityConfig {
+    std::vector<std::string> workloads;  // globs over KIND/NAMESPACE/NAME
+    int value = 0;                       // the highest that matches goes first; 0 where none does
+};
+
+// When failures stop everything: so many, or a share, of the newest `of` rollouts that ended.
+struct BreakerConfig {
+    int failures = 3;  // 0: never
+    int of = 20;
+    double share = 0.2;
 };
 
 // Images that are taken for databases where the configuration does not say.
@@ -118,6 +168,15 @@ struct Config {
     EnrolmentConfig enrolment;
     DefaultsConfig defaults;
     PacingConfig pacing;
+    BreakerConfig breaker;
+    std::vector<WindowConfig> windows;
+    std::vector<PhaseConfig> phases;  // in their order
+    std::vector<GroupConfig> groups;
+    std::vector<PriorityConfig> priorities;
+    bool stamp = false;
+    std::vector<std::string> ignored_managers;  // settings.ignoreManagers: field managers whose
+                                                // keys are no settings
+    int cap = 40;  // workloads that a change of configuration may touch without --yes; 0: any
     // Globs over registry/repository, in which * stands for any bytes, slashes too.
     std::vector<std::string> stateful_images = default_stateful_images();
 };

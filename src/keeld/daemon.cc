@@ -142,7 +142,7 @@ void Daemon::make_components() {
 void Daemon::make_cluster_components(ClusterAccess access) {
     cluster_ = std::make_unique<ClusterClient>(loop_, *http_, std::move(access));
     pull_secrets_ = std::make_unique<PullSecrets>(*cluster_);
-    workload_keys_ = std::make_unique<WorkloadKeys>(config_, *catalogue_, *pull_secrets_);
+    workload_keys_ = std::make_unique<WorkloadKeys>(config_, phases_, *catalogue_, *pull_secrets_);
     pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock());
     schedule_ = std::make_unique<Schedule>(
         Schedule::Parts{loop_, config_, clock(), *tags_, *observations_, *listings_,
@@ -151,9 +151,9 @@ void Daemon::make_cluster_components(ClusterAccess access) {
                         [this](const Tag& tag) { planner_->reconsider(tag); },
                         config_.caches.empty() ? std::function<Task<void>()>()
                                                : [this] { return read_traffic(); }});
-    planner_ = std::make_unique<Planner>(Planner::Parts{loop_, config_, clock(), *catalogue_,
-                                                        *tags_, *registry_, *pods_, *ledger_,
-                                                        *schedule_, *listings_, rollouts_pointer_});
+    planner_ = std::make_unique<Planner>(
+        Planner::Parts{loop_, config_, phases_, clock(), *catalogue_, *tags_, *registry_, *pods_,
+                       *ledger_, *schedule_, *listings_, rollouts_pointer_});
     LeaseOptions lease;
     lease.ns = config_.kubernetes->lease_namespace;
     lease.name = config_.kubernetes->lease_name;
@@ -309,8 +309,8 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
     views_ = std::make_unique<Views>(
-        Views::Parts{config_, clock(), *ledger_, *tags_, *registry_, *feed_, *holds_, *catalogue_,
-                     planner_.get(), rollouts_.get(), schedule_.get(), lease_.get(),
+        Views::Parts{config_, phases_, clock(), *ledger_, *tags_, *registry_, *feed_, *holds_,
+                     *catalogue_, planner_.get(), rollouts_.get(), schedule_.get(), lease_.get(),
                      [this] { return cluster_problems_; }, [this] { return ready_; },
                      [this] { return ledger_lost_; }, listings_.get()});
     actions_ = std::make_unique<Actions>(*holds_, real_);

@@ -74,6 +74,7 @@ class Daemon {
 
     Loop& loop_;
     Config config_;
+    PhaseStates phases_;
     SystemClock real_;  // of signatures and of what caches and people are told
     std::unique_ptr<OutsideClock> outside_;
     std::unique_ptr<Ledger> ledger_;

@@ -848,9 +848,9 @@ ApiResponse Views::holds(const ApiRequest& request) {
 }
 
 void Views::each_watch(const std::function<void(const Watch&)>& each) const {
-    keel::each_watch(
-        WatchParts{parts_.config, parts_.catalogue, parts_.tags, parts_.listings, parts_.registry},
-        parts_.clock.now(), each);
+    keel::each_watch(WatchParts{parts_.config, parts_.phases, parts_.catalogue, parts_.tags,
+                                parts_.listings, parts_.registry},
+                     parts_.clock.now(), each);
 }
 
 ApiResponse Views::watches(const ApiRequest& request) {

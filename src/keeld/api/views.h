@@ -41,6 +41,7 @@ class Views {
     // Null pointers where keeld runs without a cluster.
     struct Parts {
         const Config& config;
+        const PhaseStates& phases;
         const Clock& clock;
         Ledger& ledger;
         Tags& tags;

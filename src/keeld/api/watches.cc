@@ -159,7 +159,7 @@ void each_watch(const WatchParts& parts, Time now, const std::function<void(cons
     Examiner examiner(parts, now);
     for (const auto& [key, entry] : parts.catalogue.workloads()) {
         const Namespace* ns = parts.catalogue.find_namespace(key.ns);
-        if (!standing_of(entry.object, ns, parts.config).ours) {
+        if (!standing_of(entry.object, ns, parts.config, parts.phases).ours) {
             continue;
         }
         const WorkloadSettings settings = settings_of(entry.object, ns, parts.config);

@@ -14,6 +14,7 @@
 #include "keeld/catalogue/listings.h"
 #include "keeld/catalogue/tags.h"
 #include "keeld/config.h"
+#include "keeld/policy/phases.h"
 #include "keeld/registry/registry.h"
 
 namespace keel {
@@ -41,6 +42,7 @@ struct Watch {
 
 struct WatchParts {
     const Config& config;
+    const PhaseStates& phases;
     const Catalogue& catalogue;
     const Tags& tags;
     const Listings* listings;  // null: no lists are read

@@ -26,9 +26,9 @@
 namespace keel {
 namespace {
 
-constexpr std::array<std::string_view, 11> kKinds{"observed", "received", "decided", "intended",
-                                                  "applied",  "verified", "outcome", "refused",
-                                                  "started",  "held",     "released"};
+constexpr std::array<std::string_view, 13> kKinds{
+    "observed", "received", "decided", "intended", "applied", "verified", "outcome",
+    "refused",  "started",  "held",    "released", "ordered", "planned"};
 constexpr std::chrono::seconds kRetry{1};
 // A prune deletes so many rows at a time, so that the loop is not held up after a long pause.
 constexpr std::int64_t kPruneRows = 5000;
@@ -45,13 +45,18 @@ struct ErasePlaced {
     std::string tag;
 };
 
+struct EraseDocument {
+    std::string kind;
+    std::string key;
+};
+
 struct Prune {
     Time before;
 };
 
-using Operation =
-    std::variant<Entry, SightingRow, TagRow, CursorRow, ContentRow, RolloutRow, RejectedRow,
-                 EraseRejected, HoldRow, PlacedRow, ErasePlaced, ListingRow, ListedRow, Prune>;
+using Operation = std::variant<Entry, SightingRow, TagRow, CursorRow, ContentRow, RolloutRow,
+                               RejectedRow, EraseRejected, HoldRow, PlacedRow, ErasePlaced,
+                               ListingRow, ListedRow, DocumentRow, EraseDocument, Prune>;
 
 std::int64_t millis(Time time) {
     return time.time_since_epoch().count();
@@ -248,6 +253,10 @@ ListedRow read_listed(const Statement& row) {
             .gone = time_of(row.number(4))};
 }
 
+DocumentRow read_document(const Statement& row) {
+    return {.kind = row.text(0), .key = row.text(1), .json = row.text(2)};
+}
+
 std::pair<Time, std::string> read_intended(const Statement& row) {
     return {time_of(row.number(0)), row.text(1)};
 }
@@ -310,7 +319,7 @@ Expected<Found> inspect(Database& database, const std::string& path) {
 // The tables that decisions rest on; the log itself may be large, and a hole in it misleads nobody.
 Expected<void> check_state(Database& database, const std::string& path) {
     for (const char* table : {"rollouts", "rejected", "tags", "sightings", "cursors", "holds",
-                              "placed", "listings", "listed"}) {
+                              "placed", "listings", "listed", "documents"}) {
         const auto there = database.value(
             std::string("SELECT count(*) FROM sqlite_master WHERE name = '") + table + "'");
         if (!there) return unusable(path, there.error());
@@ -402,6 +411,8 @@ class Ledger::Impl {
     Expected<void> apply(const ErasePlaced& row);
     Expected<void> apply(const ListingRow& row);
     Expected<void> apply(const ListedRow& row);
+    Expected<void> apply(const DocumentRow& row);
+    Expected<void> apply(const EraseDocument& row);
     Expected<void> apply(const Prune& prune);
 
     Expected<void> write_queue();
@@ -428,7 +439,7 @@ class Ledger::Impl {
 
     Statement begin_, commit_, rollback_;
     Statement entry_, sighting_, tag_, cursor_, content_, rollout_, rejected_, erase_rejected_;
-    Statement hold_, placed_, erase_placed_, listing_, listed_;
+    Statement hold_, placed_, erase_placed_, listing_, listed_, document_, erase_document_;
     Statement prune_entries_, prune_rollouts_, prune_holds_, prune_listed_;
 };
 
@@ -499,6 +510,8 @@ Expected<void> Ledger::Impl::prepare() {
                           {"registry", "repository", "number", "at", "complete"})},
         {listed_, upsert("listed", "registry, repository, name",
                          {"registry", "repository", "name", "first", "gone"})},
+        {document_, upsert("documents", "kind, key", {"kind", "key", "json"})},
+        {erase_document_, "DELETE FROM documents WHERE kind = ? AND key = ?"},
         {prune_listed_,
          "DELETE FROM listed WHERE (registry, repository, name) IN (SELECT registry, repository, "
          "name FROM listed WHERE gone <> 0 AND gone < ? LIMIT ?)"},
@@ -692,6 +705,14 @@ Expected<void> Ledger::Impl::apply(const ListedRow& row) {
     return listed_.bind(static_cast<std::int64_t>(row.first)).bind(millis(row.gone)).run();
 }
 
+Expected<void> Ledger::Impl::apply(const DocumentRow& row) {
+    return document_.reset().bind(row.kind).bind(row.key).bind(row.json).run();
+}
+
+Expected<void> Ledger::Impl::apply(const EraseDocument& row) {
+    return erase_document_.reset().bind(row.kind).bind(row.key).run();
+}
+
 Expected<void> Ledger::Impl::apply(const Prune& prune) {
     for (Statement* statement :
          {&prune_entries_, &prune_rollouts_, &prune_holds_, &prune_listed_}) {
@@ -840,6 +861,16 @@ void Ledger::put(ListedRow row) {
     impl_->push(std::move(row), std::move(key));
 }
 
+void Ledger::put(DocumentRow row) {
+    std::string key = "document " + row.kind + " " + row.key;
+    impl_->push(std::move(row), std::move(key));
+}
+
+void Ledger::erase_document(std::string kind, std::string key) {
+    std::string row = "document " + kind + " " + key;
+    impl_->push(EraseDocument{std::move(kind), std::move(key)}, std::move(row));
+}
+
 void Ledger::prune(Time before) {
     impl_->push(Prune{before}, "prune");
 }
@@ -931,6 +962,11 @@ std::vector<ListedRow> Ledger::listed() const {
         "SELECT registry, repository, name, first, gone FROM listed ORDER BY registry, repository, "
         "name",
         read_listed);
+}
+
+std::vector<DocumentRow> Ledger::documents(const std::string& kind) const {
+    return impl_->rows("SELECT kind, key, json FROM documents WHERE kind = ? ORDER BY key",
+                       read_document, {kind});
 }
 
 std::vector<Entry> Ledger::entries(const EntryQuery& query) const {

@@ -35,7 +35,9 @@ enum class EntryKind : std::uint8_t {
     refused,
     started,
     held,
-    released
+    released,
+    ordered,  // somebody paused, resumed, approved, rejected, moved a phase
+    planned   // the plan did by itself: a phase, the breaker, a stamp
 };
 [[nodiscard]] std::string_view to_string(EntryKind kind);
 [[nodiscard]] std::optional<EntryKind> parse_entry_kind(std::string_view text);
@@ -179,6 +181,14 @@ struct ListedRow {
     Time gone;                // since when lists lack it; epoch: the newest one has it
 };
 
+// Something small that the plan or a person decided: of each kind and key the newest. JSON: its
+// owner's.
+struct DocumentRow {
+    std::string kind;
+    std::string key;
+    std::string json;
+};
+
 struct EntryQuery {
     std::optional<std::uint64_t> after;  // only older ones (smaller seq): the next page
     std::optional<Time> since;
@@ -221,8 +231,10 @@ class Ledger {
     void put(HoldRow row);    // the key is the tag
     void put(PlacedRow row);  // the key is (cache, tag)
     void erase_placed(std::string cache, std::string tag);
-    void put(ListingRow row);  // the key is (registry, repository)
-    void put(ListedRow row);   // the key is (registry, repository, name)
+    void put(ListingRow row);   // the key is (registry, repository)
+    void put(ListedRow row);    // the key is (registry, repository, name)
+    void put(DocumentRow row);  // the key is (kind, key)
+    void erase_document(std::string kind, std::string key);
 
     // Waits until everything queued before the call is on disk. Error "ledger": it is not, it stays
     // queued, and it is tried again by the next durable() and once a second.
@@ -246,6 +258,7 @@ class Ledger {
     [[nodiscard]] std::vector<PlacedRow> placed() const;
     [[nodiscard]] std::vector<ListingRow> listings() const;
     [[nodiscard]] std::vector<ListedRow> listed() const;  // by registry, repository, name
+    [[nodiscard]] std::vector<DocumentRow> documents(const std::string& kind) const;  // by key
     [[nodiscard]] std::vector<Entry> entries(const EntryQuery& query) const;  // newest first
 
     // Deletes log entries, ended rollouts and lifted holds older than `before`, and what lists lack

@@ -6,7 +6,7 @@
 namespace keel {
 
 // Rises with every change of the tables; a ledger with a higher one is refused.
-inline constexpr int kLedgerSchema = 4;
+inline constexpr int kLedgerSchema = 5;
 // PRAGMA application_id: "KEEL". A database without it is somebody else's and is not touched.
 inline constexpr int kLedgerApplication = 0x4b45454c;
 
@@ -20,7 +20,7 @@ CREATE TABLE meta (            -- schema: number; id: random, made with the data
 CREATE TABLE entries (         -- the log, append-only but for its age; read the view `history` for times as text
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,       -- milliseconds since 1970, UTC; in all tables; 0: never
-    kind TEXT NOT NULL,        -- observed received decided intended applied verified outcome refused started held released
+    kind TEXT NOT NULL,        -- observed received decided intended applied verified outcome refused started held released ordered planned
     workload TEXT NOT NULL,    -- Kind/namespace/name; here and below '' where it does not apply
     uid TEXT NOT NULL,         -- of the workload
     container TEXT NOT NULL,
@@ -161,6 +161,14 @@ CREATE TABLE listed (          -- every tag that a list had
     PRIMARY KEY (registry, repository, name)
 ) WITHOUT ROWID;
 CREATE INDEX listed_gone ON listed (gone) WHERE gone <> 0;
+)sql",
+                                                            R"sql(
+CREATE TABLE documents (       -- what the plan and people decided, and must survive a restart
+    kind TEXT NOT NULL,        -- phase pause approval exception stamp
+    key TEXT NOT NULL,
+    json TEXT NOT NULL,
+    PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
 )sql"};
 
 }  // namespace keel

@@ -33,7 +33,7 @@ class Judge {
 
     WorkloadVerdict run() {
         const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
-        result_.standing = standing_of(workload_, ns, knowledge_.config);
+        result_.standing = standing_of(workload_, ns, knowledge_.config, knowledge_.phases);
         result_.settings = settings_of(workload_, ns, knowledge_.config);
         for (std::size_t i = 0; i < workload_.containers.size(); ++i) {
             result_.containers.push_back(judge_container(i));
@@ -128,7 +128,7 @@ class Judge {
                                                   const Reference& reference) const {
         const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
         const auto allowed = [&](const char* key) {
-            return effective_setting(workload_, ns, key, "").value == "allow";
+            return effective_setting(workload_, ns, knowledge_.config, key, "").value == "allow";
         };
         const auto& images = knowledge_.config.stateful_images;
         const auto database =

@@ -73,6 +73,7 @@ struct WorkloadVerdict {
 // What the judge may look at. Functions are called while judging only.
 struct Knowledge {
     const Config& config;
+    const PhaseStates& phases;
     const Catalogue& catalogue;
     const Tags& tags;
     Choices& choices;

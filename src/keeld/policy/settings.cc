@@ -6,11 +6,13 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/glob.h"
+
 namespace keel {
 namespace {
 
 struct Layer {
-    const char* name;
+    std::string name;
     std::string_view value;
     bool set;
 };
@@ -48,7 +50,8 @@ constexpr const char* kWorkloadAnnotation = "workload annotation";
 constexpr const char* kWorkloadLabel = "workload label";
 
 // Strongest first (design.md, "Settings").
-std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const std::string& key) {
+std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const Config& config,
+                          const std::string& key) {
     std::vector<Layer> all;
     const auto add = [&](const char* name, const auto& map) {
         if (map.empty()) return;
@@ -62,29 +65,13 @@ std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const s
         add("namespace annotation", ns->annotations);
         add("namespace label", ns->labels);
     }
-    return all;
-}
-
-// '*' stands for any bytes. Only the newest star is ever taken back: quadratic at worst.
-bool glob(std::string_view pattern, std::string_view text) {
-    std::size_t at = 0;
-    std::size_t star = std::string_view::npos;
-    std::size_t taken = 0;
-    for (std::size_t i = 0; i < text.size();) {
-        if (at < pattern.size() && pattern[at] == '*') {
-            star = at++;
-            taken = i;
-        } else if (at < pattern.size() && pattern[at] == text[i]) {
-            ++at;
-            ++i;
-        } else if (star != std::string_view::npos) {
-            at = star + 1;
-            i = ++taken;
-        } else {
-            return false;
+    for (const PhaseConfig* phase : phases_of(workload.key.ns, ns, config)) {
+        const auto found = phase->settings.find(key);
+        if (found != phase->settings.end()) {
+            all.push_back({"phase " + phase->name, found->second, true});
         }
     }
-    return pattern.find_first_not_of('*', at) == std::string_view::npos;
+    return all;
 }
 
 // Where a veto stands, as a layer's name; empty if nowhere. The alias vetoes beside the key itself
@@ -107,10 +94,10 @@ std::string veto_of(const Workload& workload, const Namespace* ns) {
 
 }  // namespace
 
-Setting effective_setting(const Workload& workload, const Namespace* ns, const std::string& key,
-                          const std::string& fallback) {
+Setting effective_setting(const Workload& workload, const Namespace* ns, const Config& config,
+                          const std::string& key, const std::string& fallback) {
     Setting result;
-    for (const Layer& one : layers(workload, ns, key)) {
+    for (const Layer& one : layers(workload, ns, config, key)) {
         if (result.layer.empty()) {
             result.value = one.value;
             result.layer = one.name;
@@ -168,7 +155,7 @@ class SettingsReader {
 
   private:
     Setting find(const std::string& key, const std::string& fallback) const {
-        return effective_setting(workload_, ns_, key, fallback);
+        return effective_setting(workload_, ns_, config_, key, fallback);
     }
 
     void fault(const std::string& key, const Setting& setting, const std::string& expected,
@@ -297,8 +284,12 @@ std::string own_policy(const Workload& workload) {
 }
 
 // By what the workload takes part; empty: it does not.
-std::string enrolled_by(const Workload& workload, const Namespace* ns, const Config& config) {
+std::string enrolled_by(const Workload& workload, const Namespace* ns, const PhaseConfig* phase,
+                        const Config& config) {
     const EnrolmentConfig& rule = config.enrolment;
+    if (phase != nullptr) {
+        return "phase " + phase->name;
+    }
     if (ns != nullptr) {
         const auto label = ns->labels.find(rule.label_key);
         if (label != ns->labels.end() && label->second == rule.label_value) {
@@ -308,23 +299,40 @@ std::string enrolled_by(const Workload& workload, const Namespace* ns, const Con
     return rule.workload_annotation ? own_policy(workload) : "";
 }
 
+Standing outside(Reason reason, std::string sentence) {
+    Standing result;
+    result.reason = reason;
+    result.sentence = std::move(sentence);
+    return result;
+}
+
 }  // namespace
 
-Standing standing_of(const Workload& workload, const Namespace* ns, const Config& config) {
-    Standing result;
+Standing standing_of(const Workload& workload, const Namespace* ns, const Config& config,
+                     const PhaseStates& states) {
     if (is_excluded(workload.key.ns, config)) {
-        result.reason = Reason::excluded_namespace;
-        result.sentence = "namespace " + workload.key.ns +
-                          " is excluded (enrolment.exclude, keeld's own, or a cache's)";
-        return result;
+        return outside(Reason::excluded_namespace,
+                       "namespace " + workload.key.ns +
+                           " is excluded (enrolment.exclude, keeld's own, or a cache's)");
     }
     if (const std::string where = veto_of(workload, ns); !where.empty()) {
-        result.reason = Reason::vetoed;
-        result.sentence =
-            "keel.sh/policy: never stands as " + where + "; remove it there to follow again";
-        return result;
+        return outside(Reason::vetoed, "keel.sh/policy: never stands as " + where +
+                                           "; remove it there to follow again");
     }
-    result.enrolled_by = enrolled_by(workload, ns, config);
+    const std::vector<const PhaseConfig*> phases = phases_of(workload.key.ns, ns, config);
+    if (phases.size() > 1) {
+        return outside(Reason::phase_conflict, "namespace " + workload.key.ns +
+                                                   " belongs to the phases " + phases[0]->name +
+                                                   " and " + phases[1]->name +
+                                                   "; nothing moves until one lets go of it");
+    }
+    const PhaseConfig* phase = phases.empty() ? nullptr : phases.front();
+    if (phase != nullptr && state_of(states, *phase) == PhaseState::waiting) {
+        return outside(Reason::not_enrolled,
+                       "the phase " + phase->name + " of this namespace has not begun");
+    }
+    Standing result;
+    result.enrolled_by = enrolled_by(workload, ns, phase, config);
     if (result.enrolled_by.empty()) {
         result.reason = Reason::not_enrolled;
         result.sentence = "namespace " + workload.key.ns + " does not carry the label " +
@@ -335,9 +343,11 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
         return result;
     }
     // No veto of its own: any explicit policy is stronger.
-    if (config.defaults.policy == "never" && layers(workload, ns, kPolicy).empty()) {
+    const Setting policy = effective_setting(workload, ns, config, kPolicy, config.defaults.policy);
+    if (policy.value == "never") {
         result.reason = Reason::vetoed;
-        result.sentence = "defaults.policy is never; a keel.sh/policy of its own releases it";
+        result.sentence = (policy.layer == "default" ? "defaults.policy" : policy.layer) +
+                          " is never; a keel.sh/policy of its own releases it";
         return result;
     }
     result.ours = true;
@@ -346,7 +356,7 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
 
 bool matches_image(const std::string& pattern, const std::string& registry,
                    const std::string& repository) {
-    return glob(pattern, registry + "/" + repository) || glob(pattern, repository);
+    return matches_glob(pattern, registry + "/" + repository) || matches_glob(pattern, repository);
 }
 
 }  // namespace keel

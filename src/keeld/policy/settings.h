@@ -11,12 +11,13 @@
 #include "core/verdict.h"
 #include "keeld/cluster/objects.h"
 #include "keeld/config.h"
+#include "keeld/policy/phases.h"
 
 namespace keel {
 
 // A value, where it comes from, and what it won against. Layers, strongest first: "workload
 // annotation", "workload label", "pod template annotation", "pod template label", "namespace
-// annotation", "namespace label", "default".
+// annotation", "namespace label", "phase NAME", "default".
 struct Setting {
     struct Loser {
         std::string value;
@@ -40,7 +41,8 @@ struct Parsed : Setting {
 // "keel.sh/match-tag" for keel.sh/matchTag) is read where the key itself is absent from the same
 // place.
 [[nodiscard]] Setting effective_setting(const Workload& workload, const Namespace* ns,
-                                        const std::string& key, const std::string& fallback);
+                                        const Config& config, const std::string& key,
+                                        const std::string& fallback);
 
 // Everything that Keel's keys and our own say about how a workload is judged.
 struct WorkloadSettings {
@@ -76,10 +78,10 @@ struct Standing {
     bool ours = false;                     // enrolled and not vetoed: verdicts go on from here
     Reason reason = Reason::not_enrolled;  // why not, if it is not
     std::string sentence;
-    std::string enrolled_by;  // "namespace label keel.sh/enrolled=true"; empty if it is not
+    std::string enrolled_by;  // "phase media", "namespace label K=V"; empty if it is not
 };
 [[nodiscard]] Standing standing_of(const Workload& workload, const Namespace* ns,
-                                   const Config& config);
+                                   const Config& config, const PhaseStates& states);
 
 // Namespaces that are never touched: configured ones, keeld's own, the caches'.
 [[nodiscard]] bool is_excluded(const std::string& ns, const Config& config);

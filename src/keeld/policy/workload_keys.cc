@@ -17,8 +17,9 @@ struct Source {
 
 }  // namespace
 
-WorkloadKeys::WorkloadKeys(const Config& config, const Catalogue& catalogue, PullSecrets& secrets)
-    : config_(config), catalogue_(catalogue), secrets_(secrets) {}
+WorkloadKeys::WorkloadKeys(const Config& config, const PhaseStates& phases,
+                           const Catalogue& catalogue, PullSecrets& secrets)
+    : config_(config), phases_(phases), catalogue_(catalogue), secrets_(secrets) {}
 
 Task<std::vector<Key>> WorkloadKeys::keys(std::string registry, std::string repository) {
     std::set<WorkloadKey> consumers;
@@ -32,7 +33,7 @@ Task<std::vector<Key>> WorkloadKeys::keys(std::string registry, std::string repo
     for (const WorkloadKey& key : consumers) {
         const CatalogueEntry* entry = catalogue_.find(key);
         const Namespace* ns = catalogue_.find_namespace(key.ns);
-        if (entry == nullptr || !standing_of(entry->object, ns, config_).ours) {
+        if (entry == nullptr || !standing_of(entry->object, ns, config_, phases_).ours) {
             continue;
         }
         Source source{key.ns, entry->object.service_account, entry->object.pull_secrets};

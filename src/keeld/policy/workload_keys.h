@@ -8,13 +8,15 @@
 #include "keeld/cluster/pull_secrets.h"
 #include "keeld/config.h"
 #include "keeld/loop.h"
+#include "keeld/policy/phases.h"
 #include "keeld/registry/keys.h"
 
 namespace keel {
 
 class WorkloadKeys {
   public:
-    WorkloadKeys(const Config& config, const Catalogue& catalogue, PullSecrets& secrets);
+    WorkloadKeys(const Config& config, const PhaseStates& phases, const Catalogue& catalogue,
+                 PullSecrets& secrets);
 
     // Of every enrolled, not vetoed workload with a container from this repository, in the order
     // of their names: the Secret that keel.sh/imagePullSecret names, its pod template's
@@ -24,6 +26,7 @@ class WorkloadKeys {
 
   private:
     const Config& config_;
+    const PhaseStates& phases_;
     const Catalogue& catalogue_;
     PullSecrets& secrets_;
 };

@@ -76,6 +76,7 @@ void Planner::stop() {
 WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
     const Knowledge knowledge{
         parts_.config,
+        parts_.phases,
         parts_.catalogue,
         parts_.tags,
         choices_,
@@ -103,14 +104,16 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
     return judge(entry, knowledge);
 }
 
+bool Planner::is_ours(const CatalogueEntry& entry) const {
+    const Namespace* ns = parts_.catalogue.find_namespace(entry.object.key.ns);
+    return standing_of(entry.object, ns, parts_.config, parts_.phases).ours;
+}
+
 bool Planner::in_use(const Tag& tag) const {
     return askers_.contains(tag) ||
            std::ranges::any_of(parts_.catalogue.consumers(tag), [this](const WorkloadKey& key) {
                const CatalogueEntry* entry = parts_.catalogue.find(key);
-               return entry != nullptr &&
-                      standing_of(entry->object, parts_.catalogue.find_namespace(key.ns),
-                                  parts_.config)
-                          .ours;
+               return entry != nullptr && is_ours(*entry);
            });
 }
 
@@ -119,7 +122,7 @@ std::vector<Wish> Planner::wishes(const Tag& tag) const {
     const auto add = [&](const WorkloadKey& key, bool refers) {
         const CatalogueEntry* entry = parts_.catalogue.find(key);
         const Namespace* ns = parts_.catalogue.find_namespace(key.ns);
-        if (entry == nullptr || !standing_of(entry->object, ns, parts_.config).ours) {
+        if (entry == nullptr || !is_ours(*entry)) {
             return;
         }
         const WorkloadSettings settings = settings_of(entry->object, ns, parts_.config);
@@ -330,9 +333,7 @@ void Planner::fetched(const Digest& digest) {
 std::set<std::string> Planner::unread_namespaces() const {
     std::set<std::string> names;
     for (const auto& [key, entry] : parts_.catalogue.workloads()) {
-        if (!read_.contains(key.ns) && !names.contains(key.ns) &&
-            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config)
-                .ours) {
+        if (!read_.contains(key.ns) && !names.contains(key.ns) && is_ours(entry)) {
             names.insert(key.ns);
         }
     }
@@ -351,9 +352,7 @@ std::vector<WorkloadKey> Planner::stale_workloads() const {
     for (const auto& [key, entry] : parts_.catalogue.workloads()) {
         const bool unknown = !entry.running.known && read_.contains(key.ns);
         const bool settled = entry.running.stale && entry.object.rolled_out();
-        if ((unknown || settled) && key.kind != WorkloadKind::cron_job &&
-            standing_of(entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config)
-                .ours &&
+        if ((unknown || settled) && key.kind != WorkloadKind::cron_job && is_ours(entry) &&
             !under_way(key)) {
             keys.push_back(key);
         }

@@ -31,6 +31,7 @@ class Planner {
     struct Parts {
         Loop& loop;
         const Config& config;
+        const PhaseStates& phases;
         const Clock& clock;
         Catalogue& catalogue;
         Tags& tags;
@@ -71,6 +72,7 @@ class Planner {
     [[nodiscard]] const std::string& baseline_problem() const { return baseline_problem_; }
 
   private:
+    [[nodiscard]] bool is_ours(const CatalogueEntry& entry) const;
     void consider(const WorkloadKey& key);
     void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
                       const WorkloadVerdict& verdict);

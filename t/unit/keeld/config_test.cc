@@ -225,12 +225,11 @@ TEST_F(ConfigTest, E2_UnknownKeysNameTheNearestOne) {
 
 TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
     for (const std::string key :
-         {"auth", "webhooks", "breaker", "windows", "checks", "phases", "groups", "priorities",
-          "watch", "notify", "hooks", "stamp", "settings", "coexist", "cap"}) {
+         {"auth", "webhooks", "checks", "watch", "notify", "hooks", "coexist"}) {
         expect_error(kCluster + key + ": {}\n",
                      "keeld.yaml:2: " + key + ": not supported by this version; take it out");
     }
-    for (const std::string key : {"restart", "allowPin", "minAge", "soak", "reversible"}) {
+    for (const std::string key : {"restart", "allowPin", "soak", "reversible"}) {
         expect_error(
             kCluster + "defaults: {" + key + ": 1}\n",
             "keeld.yaml:2: defaults." + key + ": not supported by this version; take it out");
@@ -313,7 +312,8 @@ TEST_F(ConfigTest, E2_BadYamlNamesItsLine) {
     EXPECT_EQ(bad("- a\n"),
               "keeld.yaml:1: is not a mapping; expected mode, timeZone, listen, ledger, "
               "kubernetes, caches, events, registries, enrolment, defaults, pacing, "
-              "stateful below it\n"
+              "breaker, windows, phases, groups, priorities, stateful, stamp, settings, cap "
+              "below it\n"
               "keeld.yaml: nothing to look at: neither caches nor registries nor "
               "kubernetes are there\n");
     expect_error(kCluster + "mode: act\nmode: observe\n", "keeld.yaml:3: mode: is written twice");
@@ -499,6 +499,90 @@ void replace_all(std::string& text, const std::string& what, const std::string& 
          at = text.find(what, at + with.size())) {
         text.replace(at, what.size(), with);
     }
+}
+
+TEST_F(ConfigTest, APlanIsRead) {
+    const Config config =
+        good(kCluster +
+             "windows:\n"
+             "  - {name: nights, days: [mon, sat], from: \"22:00\", to: \"06:00\","
+             " zone: Europe/Sofia, namespaces: []}\n"
+             "phases:\n"
+             "  - name: one\n"
+             "    namespaces: [website, \"f1-*\"]\n"
+             "    select: {matchLabels: {tier: gold}}\n"
+             "    soak: 3d\n"
+             "    accept: {newestWithin: 12h, crashLoop: 5m, pinnedOut: 2}\n"
+             "    advance: auto\n"
+             "    windows: [nights]\n"
+             "    settings: {policy: minor, minAge: 24h, stateful: allow}\n"
+             "  - {name: two, namespaces: [\"*\"]}\n"
+             "groups: [{name: immich, workloads: [\"Deployment/immich/*\"]}]\n"
+             "priorities: [{workloads: [\"*/website/*\"], value: 10}]\n"
+             "breaker: {failures: 5, of: 30, share: 0.5}\n"
+             "defaults: {minAge: 2h}\n"
+             "stamp: {enabled: true}\n"
+             "settings: {ignoreManagers: [kyverno]}\n"
+             "cap: {workloads: 7}\n");
+    ASSERT_EQ(config.windows.size(), 1U);
+    EXPECT_EQ(config.windows[0].days, 0b1000010U);
+    EXPECT_EQ(config.windows[0].from, std::chrono::hours{22});
+    EXPECT_EQ(config.windows[0].to, std::chrono::hours{6});
+    EXPECT_TRUE(config.windows[0].namespaces.empty());
+    ASSERT_EQ(config.phases.size(), 2U);
+    const PhaseConfig& one = config.phases[0];
+    EXPECT_EQ(one.namespaces, (std::vector<std::string>{"website", "f1-*"}));
+    EXPECT_EQ(one.selector.at("tier"), "gold");
+    EXPECT_EQ(one.soak, std::chrono::hours{72});
+    EXPECT_EQ(one.accept.newest_within, std::chrono::hours{12});
+    EXPECT_EQ(one.accept.crash_loop, std::chrono::minutes{5});
+    EXPECT_EQ(one.accept.pinned_out, 2);
+    EXPECT_TRUE(one.automatic);
+    EXPECT_EQ(one.windows, std::vector<std::string>{"nights"});
+    EXPECT_EQ(one.settings, (std::map<std::string, std::string>{{"keel.sh/policy", "minor"},
+                                                                {"keel.sh/minAge", "24h"},
+                                                                {"keel.sh/stateful", "allow"}}));
+    EXPECT_EQ(config.phases[1].soak, std::chrono::hours{7 * 24});
+    EXPECT_FALSE(config.phases[1].automatic);
+    EXPECT_EQ(config.groups[0].workloads, std::vector<std::string>{"Deployment/immich/*"});
+    EXPECT_EQ(config.priorities[0].value, 10);
+    EXPECT_EQ(config.breaker.failures, 5);
+    EXPECT_EQ(config.breaker.of, 30);
+    EXPECT_DOUBLE_EQ(config.breaker.share, 0.5);
+    EXPECT_EQ(config.defaults.min_age, std::chrono::hours{2});
+    EXPECT_TRUE(config.stamp);
+    EXPECT_EQ(config.ignored_managers, std::vector<std::string>{"kyverno"});
+    EXPECT_EQ(config.cap, 7);
+}
+
+TEST_F(ConfigTest, E2_MistakesOfAPlanAreNamed) {
+    const auto phase = [this](const std::string& rest, const std::string& error) {
+        expect_error(kCluster + "phases: [{name: one, " + rest + "}]\n",
+                     "keeld.yaml:2: phases[0]" + error);
+    };
+    phase("soak: 1d", ": matches nothing; expected namespaces, select.matchLabels or both");
+    phase("namespaces: [a], windows: [nights]",
+          ".windows[0]: \"nights\" is not the name of a window");
+    phase("namespaces: [b, a/b]",
+          ".namespaces[1]: \"a/b\" is no namespace's name, with * or ? in it or not");
+    phase("namespaces: [a], settings: {policy: sometimes}",
+          ".settings.policy: \"sometimes\" is not a policy: " +
+              Policy::parse("sometimes").error().text);
+    phase("namespaces: [a], settings: {stateful: yes}",
+          ".settings.stateful: \"yes\" is none of allow");
+    phase("namespaces: [a], settings: {minAge: soon}",
+          ".settings.minAge: \"soon\" is not a duration such as 24h");
+    expect_error(kCluster + "phases: [{name: a, namespaces: [a]}, {name: a, namespaces: [b]}]\n",
+                 "keeld.yaml:2: phases[1].name: \"a\" is there twice");
+    expect_error(kCluster + "windows: [{name: a, from: \"25:00\"}]\n",
+                 "keeld.yaml:2: windows[0].from: \"25:00\" is not a time of day such as \"22:00\"");
+    expect_error(kCluster + "windows: [{name: a, days: []}]\n",
+                 "keeld.yaml:2: windows[0].days: names no day: it would never open");
+    expect_error(kCluster + "groups: [{name: a, workloads: [shop]}]\n",
+                 "keeld.yaml:2: groups[0].workloads[0]: \"shop\" is not of the form "
+                 "KIND/NAMESPACE/NAME, such as Deployment/immich/* or */db-*/*");
+    expect_error(kCluster + "breaker: {share: 2}\n",
+                 "keeld.yaml:2: breaker.share: \"2\" is not a share from 0 to 1, such as 0.25");
 }
 
 TEST_F(ConfigTest, TheExampleIsValid) {

@@ -82,6 +82,7 @@ class World {
         };
         const Knowledge knowledge{
             config,
+            phases,
             catalogue,
             tags,
             choices,
@@ -106,6 +107,7 @@ class World {
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop);
     Tags tags{*ledger};
     Config config;
+    PhaseStates phases;
     std::vector<Namespace> namespaces;
     Workload workload;
     Running running;
@@ -966,10 +968,11 @@ TEST(Verdicts, CodesHaveNamesAndKinds) {
     const std::vector<std::pair<Verdict, std::string>> kinds{
         {Verdict::roll, "newer-tag digest-moved"},
         {Verdict::blocked,
-         "policy-invalid reference-invalid stateful operator-owned pinned target-rejected "
+         "policy-invalid reference-invalid phase-conflict stateful operator-owned pinned "
+         "target-rejected "
          "revert-unconfirmed revert-refused unknown-order stream-unknown stream-jump "
          "older-build incomplete rollout-stalled restart-cannot-pull "
-         "target-not-pullable held-at-cache awaiting-webhook on-delete partitioned "
+         "target-not-pullable held-at-cache too-young awaiting-webhook on-delete partitioned "
          "deployment-paused scaled-to-zero "
          "sibling-blocked no-baseline no-answer"},
         {Verdict::current,

@@ -768,7 +768,7 @@ TEST_F(LedgerTest, AnOlderLedgerIsBroughtUpToDate) {
     }
     write(
         "DROP TABLE holds; DROP TABLE placed; ALTER TABLE tags DROP COLUMN held_at; "
-        "DROP TABLE listings; DROP TABLE listed; "
+        "DROP TABLE listings; DROP TABLE listed; DROP TABLE documents; "
         "UPDATE meta SET value = '1' WHERE key = 'schema'");
     EXPECT_TRUE(Ledger::check(path_.string()));
     const auto ledger = open();
@@ -777,7 +777,7 @@ TEST_F(LedgerTest, AnOlderLedgerIsBroughtUpToDate) {
     EXPECT_EQ(ledger->tags()[0].current, "sha256:aa");
     EXPECT_EQ(ledger->tags()[0].held_at, Time{});
     EXPECT_TRUE(ledger->holds().empty());
-    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), "4");
+    EXPECT_EQ(read("SELECT value FROM meta WHERE key = 'schema'"), std::to_string(kLedgerSchema));
 }
 
 TEST_F(LedgerTest, AnOlderLedgerKnowsItsHoldsByWhatWasWanted) {
@@ -790,7 +790,7 @@ TEST_F(LedgerTest, AnOlderLedgerKnowsItsHoldsByWhatWasWanted) {
     }
     write(
         "ALTER TABLE placed DROP COLUMN reason; ALTER TABLE placed DROP COLUMN until; "
-        "DROP TABLE listings; DROP TABLE listed; "
+        "DROP TABLE listings; DROP TABLE listed; DROP TABLE documents; "
         "UPDATE meta SET value = '2' WHERE key = 'schema'");
     const auto ledger = open();
     ASSERT_NE(ledger, nullptr);
@@ -820,6 +820,27 @@ TEST_F(LedgerTest, ListsOfTagsAreKeptAndWhatTheyLackForLongIsNot) {
     ASSERT_TRUE(durable(*ledger));
     ASSERT_EQ(ledger->listed().size(), 1U);
     EXPECT_EQ(ledger->listed()[0].name, "8");
+}
+
+TEST_F(LedgerTest, DocumentsAreKeptByKindAndKeyUntilTheyAreErased) {
+    auto ledger = open();
+    ASSERT_NE(ledger, nullptr);
+    ledger->put(DocumentRow{"pause", "namespace/shop", "{}"});
+    ledger->put(DocumentRow{"pause", "cluster", R"({"by":"one"})"});
+    ledger->put(DocumentRow{"phase", "cluster", R"({"state":"active"})"});
+    ASSERT_TRUE(durable(*ledger));
+    ledger->put(DocumentRow{"pause", "cluster", R"({"by":"two"})"});
+    ledger->erase_document("pause", "namespace/shop");
+    ASSERT_TRUE(durable(*ledger));
+    ledger.reset();
+    ledger = open();
+    ASSERT_NE(ledger, nullptr);
+    const std::vector<DocumentRow> pauses = ledger->documents("pause");
+    ASSERT_EQ(pauses.size(), 1U);
+    EXPECT_EQ(pauses[0].key, "cluster");
+    EXPECT_EQ(pauses[0].json, R"({"by":"two"})");
+    EXPECT_EQ(ledger->documents("phase").size(), 1U);
+    EXPECT_TRUE(ledger->documents("approval").empty());
 }
 
 TEST_F(LedgerTest, E2_AnotherProgramsDatabaseIsRefusedAndLeftAlone) {

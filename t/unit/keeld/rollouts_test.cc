@@ -111,9 +111,9 @@ class RolloutsTest : public testing::Test {
                             no_list,
                             [this](const Tag& one) { planner->reconsider(one); },
                             {}});
-        planner =
-            std::make_unique<Planner>(Planner::Parts{loop, config, clock, catalogue, tags, registry,
-                                                     *pods, *ledger, *schedule, listings, pointer});
+        planner = std::make_unique<Planner>(Planner::Parts{loop, config, phases, clock, catalogue,
+                                                           tags, registry, *pods, *ledger,
+                                                           *schedule, listings, pointer});
         lease = std::make_unique<Lease>(loop, *cluster,
                                         LeaseOptions{"keel", "keeld", "me", ledger->id()});
         rollouts = std::make_unique<Rollouts>(Rollouts::Parts{
@@ -417,6 +417,7 @@ class RolloutsTest : public testing::Test {
     HttpClient http{loop, "keeld/test"};
     TickingClock clock;
     Config config;
+    PhaseStates phases;
     test::ScratchDirectory directory;
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop, directory.file("ledger.db"));
     Tags tags{*ledger};

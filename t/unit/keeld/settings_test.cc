@@ -60,9 +60,9 @@ TEST_P(SettingsPlace, P3_NeverIsAVetoWhereverItIsWritten) {
     for (const char* key : {kPolicy, kAlias}) {
         workload = sample();
         ns = enrolled("shop");
-        ASSERT_TRUE(standing_of(workload, &ns, config).ours);
+        ASSERT_TRUE(standing_of(workload, &ns, config, {}).ours);
         place.write(workload, ns, key, "never");
-        const Standing standing = standing_of(workload, &ns, config);
+        const Standing standing = standing_of(workload, &ns, config, {});
         EXPECT_FALSE(standing.ours) << key;
         EXPECT_EQ(standing.reason, Reason::vetoed) << key;
         EXPECT_NE(standing.sentence.find(place.name), std::string::npos) << standing.sentence;
@@ -77,19 +77,19 @@ TEST_P(SettingsPlace, P3_NoOtherPlaceOverridesAVeto) {
         Namespace both_ns = ns;
         other.write(both, both_ns, kPolicy, "force");
         other.write(both, both_ns, kAlias, "all");
-        EXPECT_EQ(standing_of(both, &both_ns, config).reason, Reason::vetoed) << other.name;
+        EXPECT_EQ(standing_of(both, &both_ns, config, {}).reason, Reason::vetoed) << other.name;
     }
 }
 
 TEST_P(SettingsPlace, P3_TheKeyBesideItDoesNotHideAVetoInTheAlias) {
     place.write(workload, ns, kPolicy, "force");
     place.write(workload, ns, kAlias, "never");
-    EXPECT_EQ(standing_of(workload, &ns, config).reason, Reason::vetoed);
+    EXPECT_EQ(standing_of(workload, &ns, config, {}).reason, Reason::vetoed);
 }
 
 TEST_P(SettingsPlace, P1_AnExplicitValueBeatsTheDefaultAndNamesIt) {
     place.write(workload, ns, kPolicy, "minor");
-    const Setting setting = effective_setting(workload, &ns, kPolicy, "force");
+    const Setting setting = effective_setting(workload, &ns, Config{}, kPolicy, "force");
     EXPECT_EQ(setting.value, "minor");
     EXPECT_EQ(setting.layer, place.name);
     ASSERT_EQ(setting.overridden.size(), 1U);
@@ -103,7 +103,7 @@ TEST_P(SettingsPlace, WeakerPlacesLoseAndAreListed) {
         places()[i].write(workload, ns, kPolicy, "glob:" + std::to_string(i));
     }
     expected += places().size() - GetParam() - 1;
-    const Setting setting = effective_setting(workload, &ns, kPolicy, "force");
+    const Setting setting = effective_setting(workload, &ns, Config{}, kPolicy, "force");
     EXPECT_EQ(setting.value, "glob:" + std::to_string(GetParam()));
     EXPECT_EQ(setting.layer, place.name);
     EXPECT_EQ(setting.overridden.size(), expected);
@@ -111,9 +111,9 @@ TEST_P(SettingsPlace, WeakerPlacesLoseAndAreListed) {
 
 TEST_P(SettingsPlace, TheAliasIsReadWhereTheKeyIsAbsent) {
     place.write(workload, ns, kAlias, "patch");
-    EXPECT_EQ(effective_setting(workload, &ns, kPolicy, "force").value, "patch");
+    EXPECT_EQ(effective_setting(workload, &ns, Config{}, kPolicy, "force").value, "patch");
     place.write(workload, ns, kPolicy, "minor");
-    EXPECT_EQ(effective_setting(workload, &ns, kPolicy, "force").value, "minor");
+    EXPECT_EQ(effective_setting(workload, &ns, Config{}, kPolicy, "force").value, "minor");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SettingsPlace, testing::Range<std::size_t>(0, 6),
@@ -127,7 +127,7 @@ TEST(Settings, P2_WithoutAnySettingTheDefaultHoldsAsItIsNow) {
     const Workload workload = sample();
     const Namespace ns = enrolled("shop");
     for (const char* value : {"force", "minor"}) {
-        const Setting setting = effective_setting(workload, &ns, kPolicy, value);
+        const Setting setting = effective_setting(workload, &ns, Config{}, kPolicy, value);
         EXPECT_EQ(setting.value, value);
         EXPECT_EQ(setting.layer, "default");
         EXPECT_TRUE(setting.overridden.empty());
@@ -139,18 +139,18 @@ TEST(Settings, P1_ADefaultOfNeverIsOverridden) {
     const Namespace ns = enrolled("shop");
     Config config;
     config.defaults.policy = "never";
-    const Standing standing = standing_of(workload, &ns, config);
+    const Standing standing = standing_of(workload, &ns, config, {});
     EXPECT_FALSE(standing.ours);
     EXPECT_EQ(standing.reason, Reason::vetoed);
     EXPECT_NE(standing.sentence.find("defaults.policy"), std::string::npos);
     workload.annotations[kPolicy] = "force";
-    EXPECT_TRUE(standing_of(workload, &ns, config).ours);
+    EXPECT_TRUE(standing_of(workload, &ns, config, {}).ours);
 }
 
 TEST(Settings, OtherKeysHaveNoAlias) {
     Workload workload = sample();
     workload.annotations[kAlias] = "patch";
-    EXPECT_EQ(effective_setting(workload, nullptr, "keel.sh/stateful", "").value, "");
+    EXPECT_EQ(effective_setting(workload, nullptr, Config{}, "keel.sh/stateful", "").value, "");
 }
 
 struct EnrolmentCase {
@@ -166,7 +166,7 @@ TEST_P(Enrolment, P4_OnlyTheExactLabelEnrols) {
     Namespace ns = enrolled("shop");
     Config config;
     GetParam().change(ns, config);
-    const Standing standing = standing_of(sample(), &ns, config);
+    const Standing standing = standing_of(sample(), &ns, config, {});
     EXPECT_EQ(standing.ours, GetParam().ours) << standing.sentence;
     if (!GetParam().ours) {
         EXPECT_EQ(standing.reason, GetParam().reason);
@@ -217,7 +217,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 TEST(Settings, P4_AnUnknownNamespaceIsNotEnrolled) {
-    const Standing standing = standing_of(sample(), nullptr, Config{});
+    const Standing standing = standing_of(sample(), nullptr, Config{}, {});
     EXPECT_FALSE(standing.ours);
     EXPECT_EQ(standing.reason, Reason::not_enrolled);
 }
@@ -227,7 +227,7 @@ TEST(Settings, P4_AWorkloadsOwnPolicyDoesNotEnrol) {
     workload.annotations[kPolicy] = "force";
     Namespace ns = enrolled("shop");
     ns.labels.clear();
-    EXPECT_EQ(standing_of(workload, &ns, Config{}).reason, Reason::not_enrolled);
+    EXPECT_EQ(standing_of(workload, &ns, Config{}, {}).reason, Reason::not_enrolled);
 }
 
 TEST(Settings, V4_WhatIsNotExactlyAPolicyBlocks) {
@@ -387,18 +387,18 @@ TEST(Settings, P4_AWorkloadsOwnPolicyEnrolsItWhereThatIsConfigured) {
         Namespace ns = enrolled("shop");
         ns.labels.clear();
         one.change(workload, ns);
-        const Standing standing = standing_of(workload, &ns, config);
+        const Standing standing = standing_of(workload, &ns, config, {});
         EXPECT_EQ(standing.enrolled_by, one.enrolled_by) << one.name;
         EXPECT_EQ(standing.ours, *one.enrolled_by != '\0') << one.name;
-        EXPECT_FALSE(standing_of(workload, &ns, Config{}).ours) << one.name;
+        EXPECT_FALSE(standing_of(workload, &ns, Config{}, {}).ours) << one.name;
     }
     Workload workload = sample();
     workload.annotations[kPolicy] = "force";
     Namespace ns = enrolled("shop");
     ns.labels = {{kPolicy, "never"}};
-    EXPECT_EQ(standing_of(workload, &ns, config).reason, Reason::vetoed);
+    EXPECT_EQ(standing_of(workload, &ns, config, {}).reason, Reason::vetoed);
     config.enrolment.exclude = {"shop"};
-    EXPECT_EQ(standing_of(workload, &ns, config).reason, Reason::excluded_namespace);
+    EXPECT_EQ(standing_of(workload, &ns, config, {}).reason, Reason::excluded_namespace);
 }
 
 TEST(Settings, S2_ImagePatterns) {
@@ -449,6 +449,84 @@ TEST(Settings, S2_TheDefaultListKnowsDatabasesAndLeavesTheirHelpersAlone) {
                                    "prometheuscommunity/postgres-exporter"}) {
         EXPECT_FALSE(is_database(repository)) << repository;
     }
+}
+
+// --- phases ---
+
+Config two_phases() {
+    Config config;
+    PhaseConfig first;
+    first.name = "first";
+    first.namespaces = {"sh?p", "f1-*"};
+    first.settings["keel.sh/policy"] = "minor";
+    PhaseConfig second;
+    second.name = "second";
+    second.namespaces = {"*"};
+    second.selector["tier"] = "gold";
+    config.phases = {first, second};
+    return config;
+}
+
+TEST(Phases, P4_ANamespaceOfAPhaseIsEnrolledByItsPhaseAlone) {
+    const Config config = two_phases();
+    Namespace ns = enrolled("shop");
+    const Standing before = standing_of(sample(), &ns, config, {});
+    EXPECT_FALSE(before.ours);
+    EXPECT_EQ(before.reason, Reason::not_enrolled);
+    EXPECT_NE(before.sentence.find("first"), std::string::npos) << before.sentence;
+    ns.labels.clear();
+    for (const PhaseState state : {PhaseState::active, PhaseState::paused, PhaseState::completed}) {
+        const Standing after = standing_of(sample(), &ns, config, {{"first", state}});
+        EXPECT_TRUE(after.ours) << to_string(state);
+        EXPECT_EQ(after.enrolled_by, "phase first");
+    }
+    EXPECT_FALSE(standing_of(sample(), &ns, config, {{"second", PhaseState::active}}).ours);
+}
+
+TEST(Phases, P4_NoAnnotationEnrolsBeforeItsPhaseBegins) {
+    Config config = two_phases();
+    config.enrolment.workload_annotation = true;
+    Workload workload = sample();
+    workload.annotations[kPolicy] = "minor";
+    const Namespace ns = enrolled("shop");
+    EXPECT_FALSE(standing_of(workload, &ns, config, {}).ours);
+    config.phases.clear();
+    EXPECT_TRUE(standing_of(workload, &ns, config, {}).ours);
+}
+
+TEST(Phases, ANamespaceOfTwoPhasesIsBlocked) {
+    const Config config = two_phases();
+    Namespace ns = enrolled("shop");
+    ns.labels["tier"] = "gold";
+    const Standing standing = standing_of(sample(), &ns, config, {{"first", PhaseState::active}});
+    EXPECT_FALSE(standing.ours);
+    EXPECT_EQ(standing.reason, Reason::phase_conflict);
+    EXPECT_EQ(verdict_of(standing.reason), Verdict::blocked);
+    EXPECT_NE(standing.sentence.find("first and second"), std::string::npos) << standing.sentence;
+}
+
+TEST(Phases, P1_ASettingOfThePhaseLosesToWhatIsWrittenAndWinsOverTheDefault) {
+    const Config config = two_phases();
+    Namespace ns = enrolled("shop");
+    Setting setting = effective_setting(sample(), &ns, config, kPolicy, "force");
+    EXPECT_EQ(setting.value, "minor");
+    EXPECT_EQ(setting.layer, "phase first");
+    ns.annotations[kPolicy] = "patch";
+    setting = effective_setting(sample(), &ns, config, kPolicy, "force");
+    EXPECT_EQ(setting.value, "patch");
+    ASSERT_EQ(setting.overridden.size(), 2U);
+    EXPECT_EQ(setting.overridden[0].layer, "phase first");
+}
+
+TEST(Phases, NeverOfAPhaseGivesWayToAnExplicitPolicy) {
+    Config config = two_phases();
+    config.phases[0].settings[kPolicy] = "never";
+    const PhaseStates active{{"first", PhaseState::active}};
+    const Namespace ns = enrolled("shop");
+    Workload workload = sample();
+    EXPECT_EQ(standing_of(workload, &ns, config, active).reason, Reason::vetoed);
+    workload.annotations[kPolicy] = "force";
+    EXPECT_TRUE(standing_of(workload, &ns, config, active).ours);
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ class WatchesTest : public testing::Test {
         ++workload.generation;
         catalogue.upsert(workload);
         std::vector<Watch> found;
-        each_watch(WatchParts{config, catalogue, tags, &listings, registry}, at(now),
+        each_watch(WatchParts{config, phases, catalogue, tags, &listings, registry}, at(now),
                    [&found](const Watch& watch) { found.push_back(watch); });
         return found;
     }
@@ -49,6 +49,7 @@ class WatchesTest : public testing::Test {
     HttpClient http{loop, "keeld/test"};
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop);
     Config config;
+    PhaseStates phases;
     Registry registry{http, config, *ledger};
     Tags tags{*ledger};
     Listings listings{*ledger};

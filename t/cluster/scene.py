@@ -27,6 +27,21 @@ def fetch(lab, workload):
     return lab.kube.get(kind, namespace, name)
 
 
+def owned(item):
+    """Paths of the fields that keeld is the manager of; of no subresource."""
+
+    def leaves(fields, path=()):
+        for key, value in fields.items():
+            if key != "." and value:
+                yield from leaves(value, (*path, key))
+            elif key != ".":
+                yield (*path, key)
+
+    (own,) = [entry for entry in item["metadata"]["managedFields"] if entry["manager"] == "keeld"]
+    assert not own.get("subresource")
+    return list(leaves(own["fieldsV1"]))
+
+
 def wait_rolled_out(lab, *workloads, deadline=90):
     for workload in workloads:
         kind, namespace, name = workload.split("/")

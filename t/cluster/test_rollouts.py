@@ -11,8 +11,8 @@ from lab.lab import REGISTRY
 from lab.wait import wait_for
 from lab.workloads import cronjob, daemonset, deployment, statefulset
 from scene import (
-    ENROLLED, MARKER, empty, entries, fetch, mark, metric, move, name_of, patches, reached, reload, requests, rollouts,
-    settings, time_of, wait_ended, wait_newest, wait_reason, wait_rolled_out, why, writes,
+    ENROLLED, MARKER, empty, entries, fetch, mark, metric, move, name_of, owned, patches, reached, reload, requests,
+    rollouts, settings, time_of, wait_ended, wait_newest, wait_reason, wait_rolled_out, why, writes,
 )  # fmt: skip
 
 SPELLINGS = {
@@ -123,19 +123,8 @@ def test_v1_references_stay_byte_identical(lab, wave):
 
 
 def test_p5_keeld_owns_one_field(lab, wave):
-    def leaves(fields, path=()):
-        for key, value in fields.items():
-            if key != "." and value:
-                yield from leaves(value, (*path, key))
-            elif key != ".":
-                yield (*path, key)
-
     for name in wave.names:
-        own = [entry for entry in fetch(lab, name)["metadata"]["managedFields"] if entry["manager"] == "keeld"]
-        assert len(own) == 1 and not own[0].get("subresource"), name
-        assert list(leaves(own[0]["fieldsV1"])) == [
-            ("f:spec", "f:template", "f:metadata", "f:annotations", f"f:{MARKER}")
-        ]
+        assert owned(fetch(lab, name)) == [("f:spec", "f:template", "f:metadata", "f:annotations", f"f:{MARKER}")], name
 
 
 def test_o6_one_narrow_patch_for_each(lab, wave):

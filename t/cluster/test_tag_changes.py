@@ -12,8 +12,8 @@ from lab.stage import Ledger
 from lab.wait import wait_for
 from lab.workloads import cronjob, daemonset, deployment, statefulset
 from scene import (
-    ENROLLED, MARKER, container, empty, entries, fetch, mark, name_of, patches, reached, rollouts, wait_ended, wait_reason,
-    wait_rolled_out, wait_why, why, writes,
+    ENROLLED, MARKER, container, empty, entries, fetch, mark, name_of, owned, patches, reached, rollouts, wait_ended,
+    wait_reason, wait_rolled_out, wait_why, why, writes,
 )  # fmt: skip
 from test_rollouts import by_hand, running, template
 
@@ -148,19 +148,11 @@ def test_o6_the_patch_names_containers_and_nothing_else(lab, wave):
 
 
 def test_p5_keeld_owns_image_fields_alone(lab, wave):
-    def leaves(fields, path=()):
-        for key, value in fields.items():
-            if key != "." and value:
-                yield from leaves(value, (*path, key))
-            elif key != ".":
-                yield (*path, key)
-
     for name in [*wave.names, wave.nightly]:
         now = fetch(lab, name)
-        (own,) = [entry for entry in now["metadata"]["managedFields"] if entry["manager"] == "keeld"]
         changed = {one for one, image in images(now).items() if image != images(wave.before[name])[one]}
-        assert {path[-1] for path in leaves(own["fieldsV1"])} == {"f:image"}, name
-        assert {path[-2] for path in leaves(own["fieldsV1"])} == {f'k:{{"name":"{one}"}}' for one in changed}, name
+        assert {path[-1] for path in owned(now)} == {"f:image"}, name
+        assert {path[-2] for path in owned(now)} == {f'k:{{"name":"{one}"}}' for one in changed}, name
         assert MARKER not in (template(now["spec"])["metadata"].get("annotations") or {}), name
 
 

@@ -165,7 +165,7 @@ void each_watch(const WatchParts& parts, Time now, const std::function<void(cons
         const WorkloadSettings settings = settings_of(entry.object, ns, parts.config);
         for (std::size_t i = 0; i < entry.references.size(); ++i) {
             const Container& container = entry.object.containers[i];
-            if (!settings.monitors(container.name)) {
+            if (!settings.monitors(container.own_name())) {
                 continue;
             }
             Watch watch;

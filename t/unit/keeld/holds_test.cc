@@ -314,8 +314,6 @@ class HoldsTest : public testing::Test {
     Loop loop;
     HttpClient http{loop, "keeld/test"};
     test::TestClock clock;
-    FakeCache a{loop, clock};
-    FakeCache b{loop, clock};
     Config config;
     test::ScratchDirectory scratch;
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop, scratch.file("ledger.db"));
@@ -325,6 +323,9 @@ class HoldsTest : public testing::Test {
     std::set<std::string> changed;
     std::optional<Digest> upstream;  // what a look-up finds; nullopt: nobody answers
     std::unique_ptr<Holds> holds;
+    // Last: while they end, checks that `holds` began still run.
+    FakeCache a{loop, clock};
+    FakeCache b{loop, clock};
 
   private:
     int running_ = 0;

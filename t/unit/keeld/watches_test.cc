@@ -146,6 +146,13 @@ TEST_F(WatchesTest, D1_AListThatCannotBeReadUnderATagPolicy) {
     EXPECT_EQ(only(3 * kHour + 301).state, "fine") << "a channel needs none either";
 }
 
+TEST_F(WatchesTest, D1_WhatIsMonitoredIsWatchedAnImageVolumeByItsOwnName) {
+    workload.containers.push_back(container("volume/models", "docker.io/library/nginx:1.27"));
+    workload.containers.back().volume = true;
+    workload.annotations["keel.sh/monitorContainers"] = "^models$";
+    EXPECT_EQ(only().container, "volume/models");
+}
+
 TEST_F(WatchesTest, D1_AReferenceThatCannotBeRead) {
     workload.containers.front().image = "docker.io/library/nginx:a b";
     const Watch watch = only();

@@ -131,4 +131,22 @@ Expected<Action> decode_action(std::string_view body, Time now) {
     return action;
 }
 
+Expected<Order> decode_order(std::string_view body) {
+    const Json root = parse_json(body);
+    if (const Expected<void> typed = check_types(root.get()); !typed) {
+        return tl::unexpected<Error>(typed.error());
+    }
+    const Expected<std::string> reason = read_reason(root.get(), false);
+    if (!reason) {
+        return tl::unexpected<Error>(reason.error());
+    }
+    Order order;
+    order.action = text_of(root.get(), "action");
+    order.on = text_of(root.get(), "on");
+    order.reason = *reason;
+    order.dry_run = json_is_true(json_object_get(root.get(), "dryRun"));
+    order.args = Json(json_incref(json_object_get(root.get(), "args")));
+    return order;
+}
+
 }  // namespace keel

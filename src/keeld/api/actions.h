@@ -1,6 +1,7 @@
 // POST /v1/actions: what people, CI and agents may tell keeld to do.
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "keeld/api/server.h"
@@ -8,6 +9,7 @@
 #include "keeld/clock.h"
 #include "keeld/json.h"
 #include "keeld/loop.h"
+#include "keeld/order.h"
 
 namespace keel {
 
@@ -23,9 +25,13 @@ class Actions {
     // for what is not an action; otherwise 200, and each result says whether it was done.
     [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
 
+    // Who does the orders of this name.
+    void serve(std::string action, OrderHandler handler);
+
   private:
     Holds& holds_;
     const Clock& clock_;
+    std::map<std::string, OrderHandler, std::less<>> handlers_;
 };
 
 }  // namespace keel

@@ -104,6 +104,41 @@ TEST_F(ActionsTest, every_spelling_of_a_reference_means_its_tag) {
     EXPECT_EQ(code_of(act(hold("redis:8", R"({"for":"72h"})"))), "no-caches");
 }
 
+// The body says what, the socket who.
+TEST_F(ActionsTest, an_order_comes_to_who_serves_it) {
+    std::vector<std::string> seen;
+    actions.serve("wave", [&seen](Order order) -> Task<std::vector<OrderResult>> {
+        seen = {order.author,
+                order.on,
+                order.reason,
+                order.id,
+                dump_json(order.args.get()),
+                order.dry_run ? "rehearsed" : "done"};
+        std::vector<OrderResult> results;
+        results.push_back(OrderResult{order.on, false, "no-hand", "it has none"});
+        co_return results;
+    });
+    const ApiResponse response =
+        act(R"({"action":"wave","on":"all","author":"eve","reason":"hello","dryRun":true,)"
+            R"("args":{"how":"twice"}})");
+    EXPECT_EQ(response.status, 200);
+    ASSERT_EQ(seen.size(), 6U);
+    EXPECT_EQ(seen[0], user_name(::getuid()));
+    EXPECT_EQ(seen[1], "all");
+    EXPECT_EQ(seen[2], "hello");
+    EXPECT_EQ(seen[3].size(), 16U);
+    EXPECT_EQ(seen[4], R"({"how":"twice"})");
+    EXPECT_EQ(seen[5], "rehearsed");
+    EXPECT_EQ(
+        response.body,
+        R"({"id":")" + seen[3] +
+            R"(","results":[{"on":"all","cache":null,"ok":false,"code":"no-hand","text":"it has none"}]})");
+    EXPECT_EQ(code_of(act(R"({"action":"wave","dryRun":"yes"})")), "bad-action");
+    EXPECT_EQ(code_of(act(R"({"action":"wave","reason":"a\nb"})")), "bad-action");
+    EXPECT_EQ(code_of(act(R"({"action":"wave"})", false)), "forbidden");
+    EXPECT_NE(act(R"({"action":"bow"})").body.find("hold or release, wave"), std::string::npos);
+}
+
 // Whatever else knows names on this machine.
 TEST_F(ActionsTest, a_user_is_called_as_in_the_file) {
     const test::ScratchDirectory directory;

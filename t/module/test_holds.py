@@ -814,12 +814,12 @@ def test_e3_bad_file_is_set_aside_and_never_trusted(nginx, kind, running):
     assert aside.read_bytes() == bad
     # What the helper knew it has written again; one that has just come up knew nothing.
     digest = HELD if running else NOW
-    wait_for("a good file", lambda: (nginx.state / "holds").exists())
+    wait_for("the whole story", lambda: "set aside as" in (nginx.api("status")[1]["holds"]["problem"] or ""))
     wait_for("every worker follows it", lambda: {nginx.pull().digest for _ in range(10)} == {digest}, 5)
     revision, held = nginx.holds()
     assert revision == 2 if running else revision > 1_000_000_000  # none that was there before comes again
     assert list(held) == ([TAG] if running else [])
-    assert "set aside as" in nginx.api("status")[1]["holds"]["problem"] and "the file of holds was set aside" in nginx.errors()
+    assert "the file of holds was set aside" in nginx.errors() and (nginx.state / "holds").exists()
     nginx.hold(TAG, digest_of("anew"))
     assert {nginx.pull().digest for _ in range(10)} == {digest_of("anew")}
     assert nginx.api("status")[1]["holds"]["problem"] is None
@@ -910,7 +910,8 @@ def test_e3_workers_need_neither_the_disk_nor_the_helper(nginx):
         assert {nginx.pull().digest for _ in range(40)} == {HELD}
         away.rename(nginx.state)
     # The helper comes back to a file that is empty, and writes again what it knows.
-    wait_for("a good file", lambda: (nginx.state / "holds").read_bytes().startswith(b"ngx-keel-holds 1 2 ") if (nginx.state / "holds").exists() else False)
+    wait_for("a revision that was written", lambda: nginx.holds()[0] == 2)
+    assert (nginx.state / "holds").read_bytes().startswith(b"ngx-keel-holds 1 2 ")
     assert {nginx.pull().digest for _ in range(20)} == {HELD} and nginx.holds()[0] == 2
 
 

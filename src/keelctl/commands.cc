@@ -461,6 +461,14 @@ void Session::print_lines(const json_t* list, bool with_header) {
     out_.flush();
 }
 
+// "keelctl audit watches", as far as it was understood.
+std::string command_line(const CLI::App& app) {
+    std::string text = app.get_name();
+    for (const CLI::App* sub : app.get_subcommands())
+        text += " " + command_line(*sub);
+    return text;
+}
+
 std::string server_of(const Options& options, const Environment& environment) {
     if (!options.server.empty()) return options.server;
     return environment.server.empty() ? std::string(kDefaultServer) : environment.server;
@@ -556,14 +564,14 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     }
     add("holds", "every hold in every cache, those of others too", kHoldsFooter, &Session::holds);
     CLI::App* audit = app.add_subcommand("audit", "what is wrong without anybody noticing");
-    audit->require_subcommand(1);
+    audit->require_subcommand(0, 1)->footer("");
     CLI::App* watches =
         audit->add_subcommand("watches", "every tag that is followed and can never move anything");
     watches->footer(kWatchesFooter);
     watches->add_flag("--all", options.all, "also those that can");
     watches->callback([&command] { command = &Session::watches; });
     CLI::App* policy = app.add_subcommand("policy", "what a policy means");
-    policy->require_subcommand(1);
+    policy->require_subcommand(0, 1)->footer("");
     CLI::App* attempt = policy->add_subcommand(
         "try", "which tag a policy would choose, and why; answered without keeld");
     PolicyTrial trial;
@@ -585,6 +593,10 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
 
     try {
         app.parse(argc, argv);
+    } catch (const CLI::ExtrasError&) {
+        err << "keelctl: \"" << printable(app.remaining(true).front())
+            << "\" was not expected here; see \"" << command_line(app) << " --help\"\n";
+        return kUnknown;
     } catch (const CLI::ParseError& error) {
         return app.exit(error, out, err) == 0 ? kFine : kUnknown;
     }
@@ -598,7 +610,8 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         return try_policy(trial, out, err);
     }
     if (command == nullptr) {
-        err << app.help();
+        const CLI::App* begun = audit->parsed() ? audit : policy->parsed() ? policy : nullptr;
+        err << (begun == nullptr ? app.help() : begun->help("keelctl"));
         return kUnknown;
     }
     auto client = Client::open(server_of(options, environment));

@@ -395,7 +395,8 @@ struct CurlUrlCleanup {
 std::string base_url_problem(std::string& text) {
     const std::unique_ptr<CURLU, CurlUrlCleanup> url(curl_url());
     const CURLUcode result = curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0);
-    if (result != CURLUE_OK) return std::string("is not a URL (") + curl_url_strerror(result) + ")";
+    if (result != CURLUE_OK)
+        return std::string("is no URL such as https://HOST (") + curl_url_strerror(result) + ")";
     const auto part = [&](CURLUPart which) {
         char* value = nullptr;
         std::string copy;

@@ -105,6 +105,11 @@ int main(int argc, char** argv) {
         "keelctl looks in.");
     try {
         app.parse(argc, argv);
+    } catch (const CLI::ExtrasError&) {
+        std::cerr << "keeld: \"" << app.remaining().front()
+                  << "\" was not expected; the configuration is named with --config FILE, for all "
+                     "else see \"keeld --help\"\n";
+        return kUnusable;
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? kFine : kUnusable;
     }

@@ -916,7 +916,9 @@ ApiResponse Views::ledger(const ApiRequest& request) {
         query.kind = parse_entry_kind(*text);
         if (!query.kind) {
             return api_error(400, "bad-parameter",
-                             "kind: \"" + *text + "\" is not a kind of ledger entry");
+                             "kind: \"" + *text +
+                                 "\" is not a kind of ledger entry; keelctl history --help and "
+                                 "doc/api.md list them");
         }
     }
     if (const auto text = request.parameter("since")) {

@@ -49,7 +49,7 @@ Task<std::vector<Error>> CacheFeed::check() {
         HttpRequest request = cache_request(cache.config.api, "/status");
         const Expected<HttpResponse> response = co_await http_.send(std::move(request));
         if (!response) {
-            errors.push_back({"cache", where + ": " + response.error().text});
+            errors.push_back({"cache", "caches: " + name + ": " + response.error().text});
             continue;
         }
         const Json root = parse_json(response->body);

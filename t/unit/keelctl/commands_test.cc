@@ -455,8 +455,12 @@ TEST_F(CommandsTest, E2_RefusalsAreTheServersOwnWords) {
 TEST_F(CommandsTest, E2_WrongUsageIsTwo) {
     EXPECT_EQ(run({}), kUnknown);
     EXPECT_TRUE(err_has("Usage: keelctl"));
-    EXPECT_EQ(run({"nonsense"}), kUnknown);
-    EXPECT_TRUE(err_has("nonsense")) << err_;
+    EXPECT_EQ(run({"nonsense", "x"}), kUnknown);
+    EXPECT_TRUE(err_has("\"nonsense\" was not expected here; see \"keelctl --help\"")) << err_;
+    EXPECT_EQ(run({"audit", "watchs"}), kUnknown);
+    EXPECT_TRUE(err_has("\"watchs\" was not expected here; see \"keelctl audit --help\"")) << err_;
+    EXPECT_EQ(run({"audit"}), kUnknown);
+    EXPECT_TRUE(err_has("Usage: keelctl audit")) << err_;
     EXPECT_EQ(run({"why"}), kUnknown);
     EXPECT_TRUE(err_has("WORKLOAD is required")) << err_;
     EXPECT_EQ(run({"-o", "xml", "status"}), kUnknown);

@@ -78,8 +78,9 @@ Daemon::Daemon(Loop& loop, Config config, std::string clock)
     if (!clock.empty()) {
         outside_ = std::make_unique<OutsideClock>(loop_, std::move(clock));
         outside_->on_move([this] { clock_moved(); });
-        outside_->settled_when(
-            [this] { return stopping_ || !schedule_ || schedule_->waiting() == 0; });
+        outside_->settled_when([this] {
+            return stopping_ || !schedule_ || (schedule_->waiting() == 0 && plan_->settled());
+        });
     }
 }
 
@@ -151,9 +152,16 @@ void Daemon::make_cluster_components(ClusterAccess access) {
                         [this](const Tag& tag) { planner_->reconsider(tag); },
                         config_.caches.empty() ? std::function<Task<void>()>()
                                                : [this] { return read_traffic(); }});
-    planner_ = std::make_unique<Planner>(
-        Planner::Parts{loop_, config_, phases_, clock(), *catalogue_, *tags_, *registry_, *pods_,
-                       *ledger_, *schedule_, *listings_, rollouts_pointer_});
+    planner_ = std::make_unique<Planner>(Planner::Parts{
+        loop_, config_, phases_, clock(), *catalogue_, *tags_, *registry_, *pods_, *ledger_,
+        *schedule_, *listings_, rollouts_pointer_,
+        [this](const WorkloadKey& key, const CatalogueEntry* entry,
+               const WorkloadVerdict& verdict) { plan_->judged(key, entry, verdict); }});
+    plan_ = std::make_unique<Phases>(
+        Phases::Parts{loop_, config_, phases_, clock(), *catalogue_, *ledger_,
+                      [this] { return config_.mode == Mode::act && lease_->held(); },
+                      [this](const WorkloadKey& key) { planner_->reconsider(key); },
+                      [this](std::string ns) { return pods_->read_namespace(std::move(ns)); }});
     LeaseOptions lease;
     lease.ns = config_.kubernetes->lease_namespace;
     lease.name = config_.kubernetes->lease_name;
@@ -177,6 +185,9 @@ const Clock& Daemon::clock() const {
 void Daemon::clock_moved() {
     if (schedule_) {
         schedule_->clock_moved();
+    }
+    if (plan_) {
+        plan_->look();
     }
     if (rollouts_) {
         rollouts_->wake_waiting();
@@ -312,8 +323,13 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         Views::Parts{config_, phases_, clock(), *ledger_, *tags_, *registry_, *feed_, *holds_,
                      *catalogue_, planner_.get(), rollouts_.get(), schedule_.get(), lease_.get(),
                      [this] { return cluster_problems_; }, [this] { return ready_; },
-                     [this] { return ledger_lost_; }, listings_.get()});
+                     [this] { return ledger_lost_; }, listings_.get(), plan_.get()});
     actions_ = std::make_unique<Actions>(*holds_, real_);
+    if (plan_) {
+        for (const char* action : {"phase-advance", "phase-pause", "phase-resume"}) {
+            actions_->serve(action, [this](Order order) { return plan_->order(std::move(order)); });
+        }
+    }
     router_ =
         std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });
     if (check_only || !errors.empty()) {
@@ -357,6 +373,8 @@ void Daemon::run_background() {
     keel::spawn(loop_, schedule_->run());
     keel::spawn(loop_, planner_->run());
     keel::spawn(loop_, planner_->run_baseline());
+    keel::spawn(loop_, plan_->run());
+    keel::spawn(loop_, plan_->run_pods());
     if (config_.mode == Mode::act) {
         keel::spawn(loop_, lease_->run([this] { lease_changed(); }));
     }
@@ -449,6 +467,7 @@ void Daemon::collection_listed() {
     // Before anything new is offered: what is open in the ledger goes on, each rollout waiting for
     // the Lease by itself.
     rollouts_->recover();
+    plan_->start();
     planner_->start();
 }
 
@@ -465,6 +484,7 @@ void Daemon::lease_changed() {
         spdlog::error("the Lease remembers the ledger {}, this one is {}: keeld only observes",
                       lease_->remembered_ledger(), ledger_->id());
     }
+    plan_->look();
     rollouts_->wake_waiting();
 }
 
@@ -517,6 +537,7 @@ void Daemon::reload() {
         for (const auto& [key, entry] : catalogue_->workloads()) {
             planner_->reconsider(key);
         }
+        plan_->reconfigured();
     }
     spdlog::info(
         "{}: taken (mode observe, defaults, enrolment, registries, stateful, timeZone, "
@@ -536,6 +557,7 @@ Task<void> Daemon::stop() {
     if (config_.kubernetes) {
         schedule_->stop();
         planner_->stop();
+        plan_->stop();
         rollouts_->stop();
         for (const std::unique_ptr<Reflector>& reflector : reflectors_) {
             reflector->stop();

@@ -31,6 +31,7 @@
 #include "keeld/policy/workload_keys.h"
 #include "keeld/registry/key_sources.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
 
@@ -74,8 +75,8 @@ class Daemon {
 
     Loop& loop_;
     Config config_;
-    PhaseStates phases_;
-    SystemClock real_;  // of signatures and of what caches and people are told
+    PhaseStates phases_;  // written by plan_
+    SystemClock real_;    // of signatures and of what caches and people are told
     std::unique_ptr<OutsideClock> outside_;
     std::unique_ptr<Ledger> ledger_;
     std::unique_ptr<HttpClient> http_;
@@ -92,6 +93,7 @@ class Daemon {
     std::unique_ptr<Holds> holds_;
     std::unique_ptr<PodReader> pods_;
     std::unique_ptr<Schedule> schedule_;
+    std::unique_ptr<Phases> plan_;
     std::unique_ptr<Planner> planner_;
     std::unique_ptr<Rollouts> rollouts_;
     Rollouts* rollouts_pointer_ = nullptr;

@@ -380,6 +380,46 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
     return "";
 }
 
+json_t* counts_object(const Assessment& found) {
+    json_t* object = json_object();
+    for (const auto& [key, count] :
+         {std::pair{"workloads", found.workloads}, std::pair{"followed", found.followed},
+          std::pair{"newest", found.newest}, std::pair{"on_the_way", found.on_the_way},
+          std::pair{"pinned_out", found.pinned_out}, std::pair{"apart", found.apart},
+          std::pair{"unknown", found.unknown}}) {
+        set_number(object, key, count);
+    }
+    json_t* reasons = json_object();
+    for (const auto& [reason, count] : found.reasons) {
+        set_number(reasons, reason.c_str(), count);
+    }
+    json_object_set_new(object, "reasons", reasons);
+    return object;
+}
+
+json_t* phase_object(const Phases::View& view) {
+    const PhaseRecord& record = view.record;
+    json_t* object = json_object();
+    set(object, "name", record.name);
+    set(object, "state", view.configured ? to_string(record.effective()) : "gone");
+    set(object, "stage", view.stage);
+    set(object, "text", view.text);
+    for (const auto& [key, time] :
+         {std::pair{"begun", record.begun}, std::pair{"soaking", record.soaking},
+          std::pair{"until", view.until}, std::pair{"accepted", record.accepted},
+          std::pair{"completed", record.completed}, std::pair{"paused", record.paused}}) {
+        json_object_set_new(object, key, time_or_null(time));
+    }
+    set_or_null(object, "completed_by", record.completed_by);
+    set_or_null(object, "paused_by", record.paused_by);
+    set_or_null(object, "paused_reason", record.paused_reason);
+    set_or_null(object, "violation", record.violation);
+    set_number(object, "violations", record.violations);
+    json_object_set_new(object, "counts",
+                        view.assessment ? counts_object(*view.assessment) : json_null());
+    return object;
+}
+
 // "2 tags …: one (why), another (why)", a sentence however many there are.
 template <class Key>
 std::string some_of(const std::map<Key, std::string>& all, const std::string& one,
@@ -403,8 +443,8 @@ Views::Views(Parts parts) : parts_(std::move(parts)) {}
 void Views::add_problem(std::vector<Problem>& now, std::string code, std::string text,
                         std::string next) {
     const auto before = std::ranges::find_if(problems_, [&](const Problem& one) {
-        const bool each =
-            code == "tag-unanswered" || code.starts_with("hold-") || code.starts_with("registry-");
+        const bool each = code == "tag-unanswered" || code == "phase-conflict" ||
+                          code.starts_with("hold-") || code.starts_with("registry-");
         return one.code == code && (one.text == text || !each);
     });
     const Time since = before != problems_.end() ? before->since : parts_.clock.now();
@@ -489,6 +529,13 @@ const std::vector<Problem>& Views::problems() {
                     some_of(parts_.planner->faulty(), "workload has a setting that means nothing",
                             "workloads have settings that mean nothing"),
                     "write it as the text says; keelctl why WORKLOAD has all of them");
+    }
+    if (parts_.plan != nullptr) {
+        for (const auto& [ns, phases] : parts_.plan->conflicts()) {
+            add_problem(now, "phase-conflict",
+                        "namespace " + ns + " belongs to the phases " + phases,
+                        "nothing moves there until one of them lets go of it");
+        }
     }
     problems_ = std::move(now);
     return problems_;
@@ -590,6 +637,12 @@ ApiResponse Views::status() {
                             free ? json_text(format_time(*free)) : json_null());
     }
     json_object_set_new(root.get(), "pacing", pacing);
+    json_t* phases = json_array();
+    for (const Phases::View& view :
+         parts_.plan != nullptr ? parts_.plan->views() : std::vector<Phases::View>{}) {
+        json_array_append_new(phases, phase_object(view));
+    }
+    json_object_set_new(root.get(), "phases", phases);
     json_t* list = json_array();
     for (const Problem& problem : problems()) {
         json_t* item = json_object();

@@ -23,6 +23,7 @@
 #include "keeld/ledger/ledger.h"
 #include "keeld/policy/schedule.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
 
@@ -57,6 +58,7 @@ class Views {
         std::function<bool()> ready;
         std::function<bool()> ledger_lost;
         const Listings* listings = nullptr;  // null: no lists are read
+        const Phases* plan = nullptr;
     };
     explicit Views(Parts parts);
 

@@ -32,6 +32,8 @@ struct Running {
     bool known = false;  // pods have been listed
     bool stale = false;  // something changed since; listed again before anything is decided on it
     int pods = 0;        // alive ones
+    int crashing = 0;    // those of them with a container in CrashLoopBackOff
+    int restarts = 0;    // of all their containers
     Time as_of;
     std::vector<RunningImage> images;
 

@@ -87,9 +87,13 @@ std::vector<std::string> PodReader::platforms() const {
 
 void PodReader::count(Running& running, const Pod& pod) {
     ++running.pods;
+    running.crashing += std::ranges::any_of(pod.containers, [](const ContainerStatus& status) {
+        return status.waiting_reason == "CrashLoopBackOff";
+    });
     const auto node = node_platforms_.find(pod.node);
     const std::string platform = node != node_platforms_.end() ? node->second : std::string();
     for (const ContainerStatus& status : pod.containers) {
+        running.restarts += status.restarts;
         const std::string digest = digest_of_image_id(status.image_id);
         const auto same = std::ranges::find_if(running.images, [&](const RunningImage& image) {
             return image.container == status.name && image.digest == digest &&

@@ -163,11 +163,13 @@ void Planner::consider(const WorkloadKey& key) {
         decided_.erase(key);
         ask(key, {});
         parts_.rollouts->notify(key);
+        tell(key, nullptr, {});
         return;
     }
     parts_.rollouts->notify(key);
     const WorkloadVerdict verdict = this->verdict(*entry);
     ask(key, verdict);
+    tell(key, entry, verdict);
     if (!verdict.standing.ours) {
         return;
     }
@@ -198,6 +200,13 @@ void Planner::consider(const WorkloadKey& key) {
     const bool known = entry->running.known || key.kind == WorkloadKind::cron_job;
     if (!verdict.targets.empty() && known) {
         parts_.rollouts->offer(key, verdict);
+    }
+}
+
+void Planner::tell(const WorkloadKey& key, const CatalogueEntry* entry,
+                   const WorkloadVerdict& verdict) {
+    if (parts_.judged) {
+        parts_.judged(key, entry, verdict);
     }
 }
 

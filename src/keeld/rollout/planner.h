@@ -3,6 +3,7 @@
 // it finds.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -41,6 +42,9 @@ class Planner {
         Schedule& schedule;
         const Listings& listings;
         Rollouts*& rollouts;  // made after the planner, because it asks the planner
+        // Gets every verdict; null: the workload is gone.
+        std::function<void(const WorkloadKey&, const CatalogueEntry*, const WorkloadVerdict&)>
+            judged{};
     };
     explicit Planner(Parts parts);
 
@@ -74,6 +78,7 @@ class Planner {
   private:
     [[nodiscard]] bool is_ours(const CatalogueEntry& entry) const;
     void consider(const WorkloadKey& key);
+    void tell(const WorkloadKey& key, const CatalogueEntry* entry, const WorkloadVerdict& verdict);
     void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
                       const WorkloadVerdict& verdict);
     void ask(const WorkloadKey& key, const WorkloadVerdict& verdict);

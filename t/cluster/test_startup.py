@@ -110,7 +110,7 @@ BAD = {
     "a key twice": ("mode: act\nmode: act", 2, "mode", "is written twice"),
     "an unknown word": ("mode: atc", 1, "mode", '"atc" is not known; expected one of observe, act'),
     "no policy": ("defaults: {policy: Force}", 1, "defaults.policy", '"Force" is not a policy'),
-    "a key of a later version": ("mode: act\nphases: []", 2, "phases", "not supported by this version; take it out"),
+    "a key of a later version": ("mode: act\nhooks: []", 2, "hooks", "not supported by this version; take it out"),
     "an unknown cache": ("registries: {a.example: {through: nowhere}}", 1, "registries.a.example.through", "cache"),
     "a password": ("registries: {a.example: {direct: 'https://me:pass@a.example'}}", 1, "direct", "read from files only"),
     "another address": ("listen: [{at: '0.0.0.0:9095'}]", 1, "listen[0].at", "is not a loopback address"),

@@ -58,9 +58,8 @@ class StatusNode:
     def stop(self):
         self.ended.set()
         self.free.set()
-        if self.stream:
-            with contextlib.suppress(OSError):
-                self.stream.sock.shutdown(2)
+        with contextlib.suppress(AttributeError, OSError):  # it is between two watches
+            self.stream.sock.shutdown(2)
         for thread in self.threads:
             thread.join(10)
 

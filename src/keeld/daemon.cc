@@ -79,7 +79,8 @@ Daemon::Daemon(Loop& loop, Config config, std::string clock)
         outside_ = std::make_unique<OutsideClock>(loop_, std::move(clock));
         outside_->on_move([this] { clock_moved(); });
         outside_->settled_when([this] {
-            return stopping_ || !schedule_ || (schedule_->waiting() == 0 && plan_->settled());
+            return stopping_ || !schedule_ ||
+                   (schedule_->waiting() == 0 && planner_->settled() && plan_->settled());
         });
     }
 }
@@ -185,6 +186,7 @@ const Clock& Daemon::clock() const {
 void Daemon::clock_moved() {
     if (schedule_) {
         schedule_->clock_moved();
+        planner_->clock_moved();
     }
     if (plan_) {
         plan_->look();

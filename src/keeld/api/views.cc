@@ -111,6 +111,9 @@ json_t* settings_object(const WorkloadSettings& settings) {
         {"imagePullSecret", settings.image_pull_secret},
         {"step", settings.step},
         {"reverts", settings.reverts},
+        {"minAge", settings.min_age},
+        {"approvals", settings.approvals},
+        {"approvalDeadline", settings.approval_deadline},
     };
     for (const auto& [name, setting] : all) {
         json_object_set_new(object, name, setting_object(setting));
@@ -375,7 +378,9 @@ std::string next_step(const WorkloadVerdict& verdict, const std::vector<ClosedGa
         case Verdict::ignore:
             return "nothing";
         case Verdict::blocked:
-            return release_of(verdict.reason);
+            return verdict.reason == Reason::too_young && verdict.recheck
+                       ? "judged again " + format_time(*verdict.recheck)
+                       : release_of(verdict.reason);
     }
     return "";
 }

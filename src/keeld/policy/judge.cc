@@ -278,7 +278,7 @@ class Judge {
     }
 
     ContainerVerdict judge_move(ContainerVerdict verdict, const Container& container,
-                                const TagInfo& info) const {
+                                const TagInfo& info) {
         const std::string move = brief(verdict.target->from) + " → " +
                                  brief(verdict.target->to.to_string()) + held_note(info);
         const Reverts reverts = knowledge_.config.defaults.reverts;
@@ -312,6 +312,9 @@ class Judge {
                            ": its pull policy is not Always, so a restart would run the old "
                            "content again");
         }
+        if (const auto young = too_young(info, verdict.target->to)) {
+            return say(verdict, Reason::too_young, move + ": " + *young);
+        }
         if (auto blocked = block_by_state(verdict, move)) {
             return *blocked;
         }
@@ -319,6 +322,25 @@ class Judge {
                    (info.held ? "a pull of " + info.tag.to_string() + " gets another digest: "
                               : "the digest of " + info.tag.to_string() + " moved: ") +
                        move);
+    }
+
+    // Why the digest is too new to be rolled, by our own first sight of it at this tag: each digest
+    // ages on its own, and one that came back is as old as it was. One that a person holds the tag
+    // at is not kept waiting.
+    std::optional<std::string> too_young(const TagInfo& info, const Digest& digest) {
+        const Parsed<Millis>& least = result_.settings.min_age;
+        const auto seen = info.seen.find(digest);
+        if (least.parsed == Millis{0} || info.held || seen == info.seen.end()) {
+            return std::nullopt;
+        }
+        const Time old_enough = seen->second.first + least.parsed;
+        if (old_enough <= knowledge_.now) {
+            return std::nullopt;
+        }
+        result_.recheck = std::min(result_.recheck.value_or(old_enough), old_enough);
+        return brief(digest.to_string()) + " was first seen " + format_time(seen->second.first) +
+               " and is old enough " + format_time(old_enough) + " (keel.sh/minAge " + least.value +
+               ", " + least.layer + ")";
     }
 
     // What keeps every move of this workload from being made.
@@ -532,6 +554,10 @@ class Judge {
         if (container.pull == PullPolicy::never) {
             return say(verdict, Reason::restart_cannot_pull,
                        sentence + ", but its pull policy is Never");
+        }
+        if (const auto young = too_young(*knowledge_.tags.find(tag), candidate.digest)) {
+            return beside_digest(std::move(by_digest), Reason::too_young,
+                                 sentence + ", but " + *young);
         }
         if (auto blocked = block_by_state(verdict, sentence)) {
             return *blocked;

@@ -53,6 +53,7 @@ struct WorkloadVerdict {
     std::vector<ContainerVerdict> containers;  // beside the workload's containers
     std::vector<Target> targets;               // of a restart, if one is due; empty otherwise
     bool needs_approval = false;               // a confirmed revert under `reverts: ask`
+    std::optional<Time> recheck;  // when a digest is old enough: the verdict may be another then
 
     // What must be known before more can be said, or must stay known while it bears on this.
     struct Want {
@@ -91,6 +92,7 @@ struct Knowledge {
     // of the workload with this UID.
     std::function<bool(const std::string&, const std::string&, const std::string&)> wrote;
     std::function<std::vector<std::string>()> platforms;  // of the cluster's nodes
+    Time now;
 };
 
 [[nodiscard]] WorkloadVerdict judge(const CatalogueEntry& entry, const Knowledge& knowledge);

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <functional>
+#include <optional>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -10,6 +13,19 @@
 
 namespace keel {
 namespace {
+
+constexpr int kMostVotes = 100;
+constexpr int kMostHours = 8'760;
+constexpr Millis kNoDeadline = Millis::max();
+
+// Decimal digits alone; nullopt: something else, or out of range.
+std::optional<int> whole_number(const std::string& text, int least, int most) {
+    int value = 0;
+    const char* end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, value);
+    const bool fits = error == std::errc() && at == end && value >= least && value <= most;
+    return fits ? std::optional(value) : std::nullopt;
+}
 
 struct Layer {
     std::string name;
@@ -146,6 +162,7 @@ class SettingsReader {
         read_monitor();
         settings_.image_pull_secret = find("keel.sh/imagePullSecret", "");
         read_step(version);
+        read_guards();
         static constexpr const char* kReverts[] = {"ask", "follow", "never"};
         settings_.reverts.value = kReverts[static_cast<int>(config_.defaults.reverts)];
         settings_.reverts.layer = "default";
@@ -229,6 +246,68 @@ class SettingsReader {
         step.parsed = step.value == "next" ? Step::next : Step::highest;
         if (step.value != "next" && step.value != "highest") {
             fault("keel.sh/step", step, "is neither highest nor next", blocks);
+        }
+    }
+
+    // A stronger layer may tighten, never loosen: of all layers the value that is ahead of the
+    // others holds, and the strongest layer among equals. One that means nothing blocks, wherever
+    // it stands: nobody knows how strict it was meant (V4).
+    template <class T, class Parse, class Stricter>
+    Parsed<T> strictest(const std::string& key, const std::string& fallback, Parse parse,
+                        Stricter stricter, const char* expected) {
+        const Setting found = find(key, fallback);
+        std::vector<Setting::Loser> all{{found.value, found.layer}};
+        all.insert(all.end(), found.overridden.begin(), found.overridden.end());
+        Parsed<T> result;
+        std::size_t best = all.size();
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            const std::optional<T> value = parse(all[i].value);
+            if (!value) {
+                fault(key, Setting{all[i].value, all[i].layer, {}}, expected, true);
+            } else if (best == all.size() || stricter(*value, result.parsed)) {
+                best = i;
+                result.parsed = *value;
+            }
+        }
+        best = best == all.size() ? 0 : best;
+        result.value = all[best].value;
+        result.layer = all[best].layer;
+        all.erase(all.begin() + static_cast<std::ptrdiff_t>(best));
+        result.overridden = std::move(all);
+        return result;
+    }
+
+    void read_guards() {
+        settings_.min_age = strictest<Millis>(
+            "keel.sh/minAge", format_duration(config_.defaults.min_age),
+            [](const std::string& text) { return parse_duration(text); }, std::greater<>(),
+            "is no duration such as 24h");
+        settings_.approvals = strictest<int>(
+            "keel.sh/approvals", "0",
+            [](const std::string& text) { return whole_number(text, 0, kMostVotes); },
+            std::greater<>(), "is no number of votes from 0 to 100");
+        // The default is nobody's wish: it does not shorten what somebody says.
+        const std::string key = "keel.sh/approvalDeadline";
+        const std::string none;
+        settings_.approval_deadline = strictest<Millis>(
+            key, none,
+            [&none](const std::string& text) -> std::optional<Millis> {
+                if (text == none) return kNoDeadline;
+                const std::optional<int> count = whole_number(text, 1, kMostHours);
+                return count ? std::optional<Millis>(std::chrono::hours{*count}) : std::nullopt;
+            },
+            std::less<>(), "is no number of hours from 1 to 8760");
+        fill_deadline(settings_.approval_deadline);
+    }
+
+    // Who says nothing has 24 hours.
+    static void fill_deadline(Parsed<Millis>& deadline) {
+        if (deadline.parsed == kNoDeadline) {
+            deadline.parsed = std::chrono::hours{24};
+            deadline.value = deadline.layer == "default" ? "24" : deadline.value;
+        }
+        for (Setting::Loser& loser : deadline.overridden) {
+            if (loser.layer == "default") loser.value = "24";
         }
     }
 

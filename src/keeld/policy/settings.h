@@ -57,6 +57,10 @@ struct WorkloadSettings {
     Setting image_pull_secret;                    // the name of one; empty: none
     Parsed<Step> step;
     Parsed<Reverts> reverts;
+    // What guards: the strictest of all layers holds, not the strongest.
+    Parsed<Millis> min_age;            // of a digest before it is rolled: the longest
+    Parsed<int> approvals;             // votes before a rollout: the most; 0: none are needed
+    Parsed<Millis> approval_deadline;  // hours in the text: the fewest that anybody says, else 24
 
     // A value that means nothing (V4).
     struct Fault {

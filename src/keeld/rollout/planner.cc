@@ -100,6 +100,7 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
             return parts_.rollouts != nullptr && parts_.rollouts->wrote(uid, container, image);
         },
         [this] { return parts_.pods.platforms(); },
+        parts_.clock.now(),
     };
     return judge(entry, knowledge);
 }
@@ -145,14 +146,47 @@ std::vector<Wish> Planner::wishes(const Tag& tag) const {
 Task<void> Planner::run() {
     while (!stopped_) {
         if (started_) {
+            take_due();
             const std::set<WorkloadKey> now = std::exchange(dirty_, {});
             for (const WorkloadKey& key : now) {
                 consider(key);
             }
         }
         if (dirty_.empty() || !started_) {
-            co_await wake_.wait_until(Steady::time_point::max());
+            Steady::time_point next = Steady::time_point::max();
+            if (started_ && !due_.empty()) {
+                next = parts_.clock.when(due_.begin()->first);
+            }
+            co_await wake_.wait_until(next);
         }
+    }
+}
+
+void Planner::clock_moved() {
+    wake_.notify();
+}
+
+bool Planner::settled() const {
+    return !started_ || stopped_ ||
+           (dirty_.empty() && (due_.empty() || due_.begin()->first > parts_.clock.now()));
+}
+
+void Planner::take_due() {
+    while (!due_.empty() && due_.begin()->first <= parts_.clock.now()) {
+        const WorkloadKey key = due_.begin()->second;
+        wake_at(key, std::nullopt);
+        dirty_.insert(key);
+    }
+}
+
+void Planner::wake_at(const WorkloadKey& key, std::optional<Time> moment) {
+    if (const auto before = due_at_.find(key); before != due_at_.end()) {
+        due_.erase({before->second, key});
+        due_at_.erase(before);
+    }
+    if (moment) {
+        due_.emplace(*moment, key);
+        due_at_.emplace(key, *moment);
     }
 }
 
@@ -161,6 +195,7 @@ void Planner::consider(const WorkloadKey& key) {
     faulty_.erase(key);
     if (entry == nullptr) {
         decided_.erase(key);
+        wake_at(key, std::nullopt);
         ask(key, {});
         parts_.rollouts->notify(key);
         tell(key, nullptr, {});
@@ -168,6 +203,7 @@ void Planner::consider(const WorkloadKey& key) {
     }
     parts_.rollouts->notify(key);
     const WorkloadVerdict verdict = this->verdict(*entry);
+    wake_at(key, verdict.recheck);
     ask(key, verdict);
     tell(key, entry, verdict);
     if (!verdict.standing.ours) {

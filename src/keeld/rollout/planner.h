@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "keeld/catalogue/catalogue.h"
 #include "keeld/catalogue/listings.h"
@@ -65,6 +67,10 @@ class Planner {
     // Reads what runs in enrolled namespaces: all of them once, then those that come to be
     // enrolled, and the pods of single workloads after they changed.
     [[nodiscard]] Task<void> run_baseline();
+    // The clock of ages is another one than before: what was waiting for a moment looks again.
+    void clock_moved();
+    // Whether everything that was to be judged by now has been.
+    [[nodiscard]] bool settled() const;
     void start();  // workloads and namespaces are listed: from now on there are verdicts
     void stop();
 
@@ -79,6 +85,8 @@ class Planner {
     [[nodiscard]] bool is_ours(const CatalogueEntry& entry) const;
     void consider(const WorkloadKey& key);
     void tell(const WorkloadKey& key, const CatalogueEntry* entry, const WorkloadVerdict& verdict);
+    void wake_at(const WorkloadKey& key, std::optional<Time> moment);
+    void take_due();
     void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
                       const WorkloadVerdict& verdict);
     void ask(const WorkloadKey& key, const WorkloadVerdict& verdict);
@@ -91,6 +99,9 @@ class Planner {
     Parts parts_;
     mutable Choices choices_;
     std::set<WorkloadKey> dirty_;
+    // When time alone may change a verdict, and the same by workload.
+    std::set<std::pair<Time, WorkloadKey>> due_;
+    std::map<WorkloadKey, Time> due_at_;
     // Tags that workloads may change to: who asks for them, and what each workload asks for.
     std::unordered_map<Tag, std::set<WorkloadKey>> askers_;
     std::map<WorkloadKey, std::set<Tag>> asked_;

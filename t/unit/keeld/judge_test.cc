@@ -97,7 +97,8 @@ class World {
             [this](const std::string& uid, const std::string& name, const std::string& image) {
                 return written == uid + " " + name + " " + image;
             },
-            [this] { return nodes; }};
+            [this] { return nodes; },
+            now};
         return keel::judge(*std::as_const(catalogue).find(workload.key), knowledge);
     }
 
@@ -119,6 +120,7 @@ class World {
     Choices choices;
     std::string written;  // "uid container image" that keeld wrote
     std::vector<std::string> nodes{kAmd};
+    Time now = at(10);
 };
 
 std::string name_of(Reason reason) {
@@ -324,6 +326,40 @@ INSTANTIATE_TEST_SUITE_P(
                  w.runs("app", 'a', 2, "linux/arm64");
              },
              Reason::target_not_pullable},
+
+        Case{"TooYoung", [](World& w) { annotate(w, "keel.sh/minAge", "9s"); }, Reason::too_young},
+        Case{"JustOldEnough", [](World& w) { annotate(w, "keel.sh/minAge", "8s"); },
+             Reason::digest_moved},
+        Case{"TooYoungForTheDefaultWhateverTheWorkloadSays",
+             [](World& w) {
+                 w.config.defaults.min_age = std::chrono::hours{1};
+                 annotate(w, "keel.sh/minAge", "0s");
+             },
+             Reason::too_young},
+        Case{"ANewerDigestIsYoungForItself",
+             [](World& w) {
+                 annotate(w, "keel.sh/minAge", "5s");
+                 w.see('c', 8);
+             },
+             Reason::too_young},
+        Case{"WhatCameBackIsAsOldAsItWas",
+             [](World& w) {
+                 annotate(w, "keel.sh/minAge", "5s");
+                 w.running.images.clear();
+                 w.runs("app", 'a', 2);
+                 w.see('c', 7);
+                 w.see('b', 8);
+                 w.tags.confirm(tag(), digest('b'), at(9), "upstream");
+             },
+             Reason::digest_moved},
+        Case{"APersonsHoldIsNotKeptWaiting",
+             [](World& w) {
+                 annotate(w, "keel.sh/minAge", "1h");
+                 w.hold('b');
+             },
+             Reason::digest_moved},
+        Case{"V4_AMinimumAgeThatMeansNothing",
+             [](World& w) { annotate(w, "keel.sh/minAge", "a day"); }, Reason::policy_invalid},
 
         Case{"D5_GoingBack", [](World& w) { w.see('a', 3); }, Reason::revert_unconfirmed},
         Case{"D5_GoingBackFromContentThatIsGone",
@@ -863,6 +899,30 @@ INSTANTIATE_TEST_SUITE_P(
                 },
                 Reason::newer_tag, "1.28.0"}),
     [](const auto& info) { return info.param.name; });
+
+// 1.28.0 is young: 1.27.5 does not take its place, and the digest of 1.27.1 is judged for itself.
+TEST(JudgeTags, AYoungTagDoesNotFallToALowerOneAndKeepsNoDigestWaiting) {
+    TagWorld world("minor", {"1.27.1", "1.27.5", "1.28.0"}, "nginx:1.27.1");
+    world.answers("1.27.5", 'b');
+    world.answers("1.28.0", 'c');
+    annotate(world, "keel.sh/minAge", "1h");
+    world.now = at(30);
+    WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.reason), "too-young") << verdict.sentence;
+    EXPECT_EQ(verdict.recheck, at(20) + std::chrono::hours{1});
+    world.answers("1.27.1", 'd');
+    world.now = at(20) + std::chrono::hours{1};
+    world.see('e', 5'000, tag("1.28.0"));
+    world.know('e', 'e');
+    verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.reason), "digest-moved") << verdict.sentence;
+    EXPECT_NE(verdict.sentence.find("1.28.0"), std::string::npos) << verdict.sentence;
+    EXPECT_EQ(verdict.recheck, at(5'000) + std::chrono::hours{1});
+    world.now = at(5'000) + std::chrono::hours{1};
+    verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.reason), "newer-tag") << verdict.sentence;
+    EXPECT_FALSE(verdict.recheck);
+}
 
 TEST(JudgeTags, TheDigestIsFollowedWhileNothingIsKnownOfOtherTags) {
     World world;

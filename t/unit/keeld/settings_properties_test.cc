@@ -1,0 +1,207 @@
+// Settings with their provenance, over thousands of arbitrary combinations of what is written
+// where: what holds, which layer it comes from, and that nothing which was written is lost.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <random>
+
+#include "keeld/policy/settings.h"
+#include "unit/keeld/samples.h"
+
+namespace keel {
+namespace {
+
+constexpr int kRounds = 5'000;
+constexpr const char* kPhase = "phase nightly";
+// Strongest first, as design and documentation have them.
+constexpr std::array<const char*, 8> kLayers{"workload annotation",
+                                             "workload label",
+                                             "pod template annotation",
+                                             "pod template label",
+                                             "namespace annotation",
+                                             "namespace label",
+                                             kPhase,
+                                             "default"};
+constexpr std::size_t kDefault = kLayers.size() - 1;
+
+// One key as it may be written; nullopt: not there.
+using Written = std::array<std::optional<std::string>, kLayers.size() - 1>;
+
+struct Cluster {
+    Workload workload = test::deployment("shop", "web", {test::container("app", "nginx")});
+    Namespace ns = test::enrolled("shop");
+    Config config;
+
+    Cluster() {
+        PhaseConfig phase;
+        phase.name = "nightly";
+        phase.namespaces = {"shop"};
+        config.phases.push_back(phase);
+    }
+    void write(const std::string& key, const Written& all) {
+        const auto put = [&key](auto& map, const std::optional<std::string>& value) {
+            if (value) map[key] = *value;
+        };
+        put(workload.annotations, all[0]);
+        put(workload.labels, all[1]);
+        put(workload.template_annotations, all[2]);
+        put(workload.template_labels, all[3]);
+        put(ns.annotations, all[4]);
+        put(ns.labels, all[5]);
+        put(config.phases.front().settings, all[6]);
+    }
+    [[nodiscard]] WorkloadSettings read() const { return settings_of(workload, &ns, config); }
+};
+
+class Random {
+  public:
+    std::size_t below(std::size_t bound) { return generator_() % bound; }
+    Written some_of(const std::vector<std::string>& values) {
+        Written all;
+        for (auto& one : all) {
+            if (below(3) == 0) one = values[below(values.size())];
+        }
+        return all;
+    }
+
+  private:
+    std::mt19937 generator_{20261122};
+};
+
+std::size_t rank(const std::string& layer) {
+    return static_cast<std::size_t>(std::ranges::find(kLayers, layer) - kLayers.begin());
+}
+
+// Whatever wins, it and the losers together are exactly what was written, and the default.
+void expect_complete(const Setting& setting, const Written& all, const std::string& fallback) {
+    std::array<std::optional<std::string>, kLayers.size()> told;
+    told.at(rank(setting.layer)) = setting.value;
+    std::size_t before = 0;
+    for (const Setting::Loser& loser : setting.overridden) {
+        const std::size_t place = rank(loser.layer);
+        EXPECT_FALSE(told.at(place)) << loser.layer << " is told twice";
+        EXPECT_GE(place, before) << "losers stand strongest first";
+        told.at(place) = loser.value;
+        before = place;
+    }
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        EXPECT_EQ(told.at(i), all.at(i)) << kLayers.at(i);
+    }
+    EXPECT_EQ(told[kDefault], fallback);
+}
+
+TEST(SettingsProperties, P1_TheStrongestLayerHoldsWhateverTheDefaultIs) {
+    Random random;
+    for (int round = 0; round < kRounds; ++round) {
+        Cluster cluster;
+        const Written all = random.some_of({"force", "minor", "all", "glob:1.*", "nonsense"});
+        cluster.write("keel.sh/policy", all);
+        const auto strongest = std::ranges::find_if(all, [](const auto& one) { return !!one; });
+        for (const char* fallback : {"force", "major"}) {
+            cluster.config.defaults.policy = fallback;
+            const Setting policy = cluster.read().policy;
+            EXPECT_EQ(policy.value, strongest != all.end() ? **strongest : fallback);
+            EXPECT_EQ(rank(policy.layer), static_cast<std::size_t>(strongest - all.begin()));
+            expect_complete(policy, all, fallback);
+        }
+    }
+}
+
+TEST(SettingsProperties, P2_WhatIsTakenAwayIsGone) {
+    Random random;
+    for (int round = 0; round < kRounds; ++round) {
+        const Written all = random.some_of({"force", "minor", "patch"});
+        Written less = all;
+        less.at(random.below(less.size())).reset();
+        Cluster never_had;
+        never_had.write("keel.sh/policy", less);
+        Cluster had;
+        had.write("keel.sh/policy", all);
+        (void)had.read();
+        had = Cluster();
+        had.write("keel.sh/policy", less);
+        EXPECT_EQ(had.read().policy.value, never_had.read().policy.value);
+        EXPECT_EQ(had.read().policy.layer, never_had.read().policy.layer);
+    }
+}
+
+TEST(SettingsProperties, P3_OneNeverVetoesWhereverItIsButOfPhaseAndDefault) {
+    Random random;
+    for (int round = 0; round < kRounds; ++round) {
+        Cluster cluster;
+        const Written all = random.some_of({"force", "never"});
+        cluster.write("keel.sh/policy", all);
+        cluster.config.defaults.policy = random.below(2) == 0 ? "never" : "force";
+        const bool veto = std::any_of(all.begin(), all.begin() + 6,
+                                      [](const auto& one) { return one == "never"; });
+        const bool explicit_value =
+            std::any_of(all.begin(), all.begin() + 6, [](const auto& one) { return !!one; });
+        const std::string configured = all[6].value_or(cluster.config.defaults.policy);
+        const bool ours = !veto && (explicit_value || configured != "never");
+        const PhaseStates active{{"nightly", PhaseState::active}};
+        const Standing standing =
+            standing_of(cluster.workload, &cluster.ns, cluster.config, active);
+        EXPECT_EQ(standing.ours, ours) << standing.sentence;
+        if (!ours) {
+            EXPECT_EQ(standing.reason, Reason::vetoed);
+        }
+    }
+}
+
+TEST(SettingsProperties, TheStrictestGuardHoldsAndOnlyTightens) {
+    Random random;
+    for (int round = 0; round < kRounds; ++round) {
+        Cluster cluster;
+        const Written ages = random.some_of({"0s", "90m", "1h30m", "24h", "7d"});
+        const Written votes = random.some_of({"0", "1", "2", "5"});
+        const Written hours = random.some_of({"1", "12", "24", "48"});
+        cluster.write("keel.sh/minAge", ages);
+        cluster.write("keel.sh/approvals", votes);
+        cluster.write("keel.sh/approvalDeadline", hours);
+        cluster.config.defaults.min_age = std::chrono::hours(random.below(3));
+        Millis oldest = cluster.config.defaults.min_age;
+        for (const auto& one : ages) {
+            if (one) oldest = std::max(oldest, *parse_duration(*one));
+        }
+        int most = 0;
+        for (const auto& one : votes) {
+            if (one) most = std::max(most, std::stoi(*one));
+        }
+        int fewest = 1'000;
+        for (const auto& one : hours) {
+            if (one) fewest = std::min(fewest, std::stoi(*one));
+        }
+        const WorkloadSettings settings = cluster.read();
+        EXPECT_EQ(settings.min_age.parsed, oldest);
+        EXPECT_EQ(settings.approvals.parsed, most);
+        EXPECT_EQ(settings.approval_deadline.parsed,
+                  std::chrono::hours(fewest == 1'000 ? 24 : fewest));
+        EXPECT_EQ(settings.blocking(), nullptr);
+        expect_complete(settings.min_age, ages, format_duration(cluster.config.defaults.min_age));
+        expect_complete(settings.approvals, votes, "0");
+        expect_complete(settings.approval_deadline, hours, "24");
+        EXPECT_EQ(parse_duration(settings.min_age.value), oldest);
+    }
+}
+
+TEST(SettingsProperties, V4_AGuardThatMeansNothingBlocksWhereverItStands) {
+    Random random;
+    for (const char* key : {"keel.sh/minAge", "keel.sh/approvals", "keel.sh/approvalDeadline"}) {
+        for (int round = 0; round < kRounds / 10; ++round) {
+            Cluster cluster;
+            Written all = random.some_of({"1"});
+            if (key == std::string("keel.sh/minAge")) all = random.some_of({"1h"});
+            const std::size_t wrong = random.below(all.size());
+            all.at(wrong) = "soon";
+            cluster.write(key, all);
+            const WorkloadSettings settings = cluster.read();
+            ASSERT_NE(settings.blocking(), nullptr) << key << " in " << kLayers.at(wrong);
+            EXPECT_NE(settings.blocking()->text.find(kLayers.at(wrong)), std::string::npos);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace keel

@@ -22,7 +22,9 @@ constexpr std::size_t kHistoryLines = 50;
 constexpr std::size_t kRolloutLines = 50;
 
 constexpr const char* kAbout =
-    "Asks keeld what it sees, what it decided and why, and tells it to hold and release tags.";
+    "Asks keeld what it sees, what it decided and why, and tells it to hold and release tags and "
+    "to "
+    "move the phases of its plan.";
 
 constexpr const char* kFooter = R"(Exit codes:
   0  fine
@@ -167,6 +169,21 @@ Examples:
   keelctl audit watches
   keelctl -o json audit watches | jq -r '.items[] | select(.state == "denied") | .sentence')";
 
+constexpr const char* kPhaseFooter =
+    R"(A phase is a set of namespaces in keeld.yaml. One is active at a time; its workloads are followed whatever the labels of
+their namespaces, those of phases that have not begun are left alone. It is
+  rolling    until everything that was due since it began is proven on its target
+  soaking    for its time; a late rollout, a crash loop or too many held back for good begin that again
+  accepted   where its `advance` is approval: keelctl phase advance completes it
+  completed  and the next one begins; it goes on being followed
+One that waits may be paused as well: then the plan stops before it.
+
+Exit codes: 0 answered, or done; 1 refused (advance: what is missing is told); 2 could not tell.
+
+Examples:
+  keelctl phase list
+  keelctl phase pause media --reason "holiday")";
+
 struct Options {
     bool all = false;
     std::string tag;
@@ -253,6 +270,10 @@ class Session {
     int release();
     int holds();
     int watches();
+    int phases();
+    int phase_advance();
+    int phase_pause();
+    int phase_resume();
 
   private:
     using Show = std::string (*)(const json_t*, const Style&);
@@ -394,6 +415,22 @@ int Session::release() {
 
 int Session::holds() {
     return list("/v1/holds", {}, show_holds);
+}
+
+int Session::phases() {
+    return list("/v1/phases", {}, show_phases);
+}
+
+int Session::phase_advance() {
+    return act("phase-advance", Json(json_object()));
+}
+
+int Session::phase_pause() {
+    return act("phase-pause", Json(json_object()));
+}
+
+int Session::phase_resume() {
+    return act("phase-resume", Json(json_object()));
 }
 
 // Fine only if it was done everywhere.
@@ -570,6 +607,26 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     watches->footer(kWatchesFooter);
     watches->add_flag("--all", options.all, "also those that can");
     watches->callback([&command] { command = &Session::watches; });
+    CLI::App* phase = app.add_subcommand("phase", "the phases of the plan");
+    phase->require_subcommand(1);
+    phase->footer(kPhaseFooter);
+    const auto add_phase = [&](const char* name, const char* about, int (Session::*action)()) {
+        CLI::App* sub = phase->add_subcommand(name, about);
+        sub->footer(kPhaseFooter);
+        sub->callback([&command, action] { command = action; });
+        return sub;
+    };
+    add_phase("list", "every phase: its state, what it waits for", &Session::phases);
+    CLI::App* moves[] = {
+        add_phase("advance", "complete one that is accepted; the next one begins",
+                  &Session::phase_advance),
+        add_phase("pause", "nothing new starts there, and it does not end", &Session::phase_pause),
+        add_phase("resume", "it goes on where it was paused", &Session::phase_resume)};
+    for (CLI::App* sub : moves) {
+        sub->add_option("PHASE", options.tag, "its name in keeld.yaml")->required();
+        sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+        sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    }
     CLI::App* policy = app.add_subcommand("policy", "what a policy means");
     policy->require_subcommand(0, 1)->footer("");
     CLI::App* attempt = policy->add_subcommand(

@@ -442,11 +442,34 @@ std::string show_watches(const json_t* list, const Style& style) {
 }
 
 std::string show_results(const json_t* answer, const Style& style) {
-    Table table({"TAG", "CACHE", "RESULT", "TEXT"});
+    bool caches = false;
+    each_item(answer, "results",
+              [&](const json_t* item) { caches = caches || !text_of(item, "cache").empty(); });
+    Table table(caches ? std::vector<std::string>{"ON", "CACHE", "RESULT", "TEXT"}
+                       : std::vector<std::string>{"ON", "RESULT", "TEXT"});
     each_item(answer, "results", [&](const json_t* item) {
         const bool ok = json_is_true(json_object_get(item, "ok"));
-        table.add({std::string(text_of(item, "on")), std::string(text_of(item, "cache")),
-                   Cell(std::string(text_of(item, "code")), ok ? Colour::green : Colour::red),
+        std::vector<Cell> row{std::string(text_of(item, "on"))};
+        if (caches) row.emplace_back(std::string(text_of(item, "cache")));
+        row.emplace_back(std::string(text_of(item, "code")), ok ? Colour::green : Colour::red);
+        row.emplace_back(std::string(text_of(item, "text")));
+        table.add(std::move(row));
+    });
+    return table.print(style.paint);
+}
+
+std::string show_phases(const json_t* list, const Style& style) {
+    Table table({"PHASE", "STATE", "STAGE", "BEGUN", "UNTIL", "ON NEWEST", "BECAUSE"});
+    each_item(list, "items", [&](const json_t* item) {
+        const json_t* counts = json_object_get(item, "counts");
+        const auto count = [counts](const char* key) {
+            return std::to_string(json_integer_value(json_object_get(counts, key)));
+        };
+        const bool counted = json_is_object(counts);
+        table.add({std::string(text_of(item, "name")), word(text_of(item, "state")),
+                   word(text_of(item, "stage")), when_of(item, "begun", style, "-"),
+                   when_of(item, "until", style, "-"),
+                   counted ? count("newest") + " of " + count("workloads") : std::string(),
                    std::string(text_of(item, "text"))});
     });
     return table.print(style.paint);

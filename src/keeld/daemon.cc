@@ -174,7 +174,8 @@ void Daemon::make_cluster_components(ClusterAccess access) {
         *lease_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
         [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
         [this](const Tag& tag) { return holds_->known(tag); },
-        [this](const WorkloadKey& key) { planner_->reconsider(key); }});
+        [this](const WorkloadKey& key) { planner_->reconsider(key); },
+        [this](const std::string& ns) { return plan_->closed(ns); }});
     rollouts_pointer_ = rollouts_.get();
 }
 

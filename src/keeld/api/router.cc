@@ -93,6 +93,9 @@ ApiResponse Router::read(const ApiRequest& request) {
     if (request.path == "/v1/audit/watches") {
         return views_.watches(request);
     }
+    if (request.path == "/v1/phases") {
+        return views_.phases();
+    }
     if (request.path == "/v1/rollouts") {
         return views_.rollouts(request);
     }

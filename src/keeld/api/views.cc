@@ -425,6 +425,16 @@ json_t* phase_object(const Phases::View& view) {
     return object;
 }
 
+json_t* phases_array(const Phases* plan) {
+    json_t* list = json_array();
+    if (plan != nullptr) {
+        for (const Phases::View& view : plan->views()) {
+            json_array_append_new(list, phase_object(view));
+        }
+    }
+    return list;
+}
+
 // "2 tags …: one (why), another (why)", a sentence however many there are.
 template <class Key>
 std::string some_of(const std::map<Key, std::string>& all, const std::string& one,
@@ -642,12 +652,7 @@ ApiResponse Views::status() {
                             free ? json_text(format_time(*free)) : json_null());
     }
     json_object_set_new(root.get(), "pacing", pacing);
-    json_t* phases = json_array();
-    for (const Phases::View& view :
-         parts_.plan != nullptr ? parts_.plan->views() : std::vector<Phases::View>{}) {
-        json_array_append_new(phases, phase_object(view));
-    }
-    json_object_set_new(root.get(), "phases", phases);
+    json_object_set_new(root.get(), "phases", phases_array(parts_.plan));
     json_t* list = json_array();
     for (const Problem& problem : problems()) {
         json_t* item = json_object();
@@ -938,6 +943,10 @@ ApiResponse Views::watches(const ApiRequest& request) {
         json_array_append_new(items, item);
     });
     return answer(page(items, at > end ? std::to_string(end) : ""));
+}
+
+ApiResponse Views::phases() {
+    return answer(page(phases_array(parts_.plan), ""));
 }
 
 ApiResponse Views::rollouts(const ApiRequest& request) {

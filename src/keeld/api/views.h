@@ -71,6 +71,7 @@ class Views {
     [[nodiscard]] ApiResponse watches(const ApiRequest& request);
     [[nodiscard]] ApiResponse rollouts(const ApiRequest& request);
     [[nodiscard]] ApiResponse ledger(const ApiRequest& request);
+    [[nodiscard]] ApiResponse phases();
     [[nodiscard]] ApiResponse metrics();
 
     // What is wrong now. To be called once a second as well, so that `since` is true.

@@ -141,6 +141,16 @@ const PhaseConfig* Phases::phase_of(const std::string& ns) const {
     return all.size() == 1 ? all.front() : nullptr;
 }
 
+std::string Phases::closed(const std::string& ns) const {
+    const PhaseConfig* phase = phase_of(ns);
+    const PhaseRecord* record = phase != nullptr ? find(phase->name) : nullptr;
+    if (record == nullptr || record->paused == Time{}) {
+        return "";
+    }
+    return "the phase " + phase->name + " is paused by " + record->paused_by +
+           (record->paused_reason.empty() ? "" : ": " + record->paused_reason);
+}
+
 std::map<std::string, std::string> Phases::conflicts() const {
     std::map<std::string, std::string> found;
     if (parts_.config.phases.size() < 2) {

@@ -113,6 +113,8 @@ class Phases {
     [[nodiscard]] std::vector<View> views() const;
     // Null: never begun, nor paused.
     [[nodiscard]] const PhaseRecord* find(const std::string& name) const;
+    // Why nothing may start in the namespace: its phase is paused. Empty: it may.
+    [[nodiscard]] std::string closed(const std::string& ns) const;
     // Namespaces that two phases claim, with the names of those.
     [[nodiscard]] std::map<std::string, std::string> conflicts() const;
 

@@ -381,6 +381,10 @@ std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVe
         closed.push_back({Gate::awaiting_approval, std::nullopt,
                           "the target is older than what runs, and reverts is ask"});
     }
+    if (const std::string why = parts_.phase_closed ? parts_.phase_closed(key.ns) : "";
+        !why.empty()) {
+        closed.push_back({Gate::awaiting_phase, std::nullopt, why});
+    }
     const Time now = parts_.clock.now();
     if (const auto found = refused_.find(key);
         found != refused_.end() && found->second.first > now) {

@@ -63,6 +63,8 @@ class Rollouts {
         std::function<bool(const Tag&)> holds_known;
         // Something about the workload is to be judged again.
         std::function<void(const WorkloadKey&)> reconsider;
+        // Why nothing may start in the namespace's phase; empty: something may. May be null.
+        std::function<std::string(const std::string&)> phase_closed{};
     };
 
     explicit Rollouts(Parts parts);

@@ -505,7 +505,7 @@ TEST_F(CommandsTest, HoldSendsWhatWasWrittenAndIsFineWhereAllHold) {
               R"({"action":"hold","on":"redis:8","args":{"digest":")" + kNew +
                   R"(","for":"72h","force":true},"reason":"8.2 \"crashes\"","dryRun":false})");
     EXPECT_EQ(out_,
-              "TAG                        CACHE    RESULT  TEXT\n"
+              "ON                         CACHE    RESULT  TEXT\n"
               "docker.io/library/redis:8  cache-a  held    held at sha256:bbb\n"
               "docker.io/library/redis:8  cache-b  held    held at sha256:bbb\n");
     EXPECT_EQ(run({"hold", "redis:8", "--reason", "x", "--dry-run", "-o", "json"}), kFine);
@@ -548,6 +548,32 @@ TEST_F(CommandsTest, HoldsAreListedCacheByCache) {
     EXPECT_TRUE(out_has("2026-11-22 15:00:00Z (in 3h)")) << out_;
     EXPECT_TRUE(out_has("cache-a  held   30m       crashes"));
     EXPECT_TRUE(out_has("cache-b  away   -         crashes  no route"));
+}
+
+TEST_F(CommandsTest, PhasesAreListedAndMoved) {
+    answer("/v1/phases",
+           R"({"items":[{"name":"media","state":"active","stage":"soaking","text":"soaks on",
+"begun":"2026-11-22T11:00:00.000Z","until":"2026-11-22T15:00:00.000Z","counts":{"newest":3,"workloads":4}},
+{"name":"later","state":"waiting","stage":"waiting","text":"begins then","begun":null,"until":null,"counts":null}],
+"next":null})");
+    EXPECT_EQ(run({"phase", "list"}), kFine);
+    EXPECT_TRUE(
+        out_has("media  active   soaking  2026-11-22 11:00:00Z (1h ago)  "
+                "2026-11-22 15:00:00Z (in 3h)  3 of 4     soaks on"))
+        << out_;
+    EXPECT_TRUE(out_has("later  waiting  waiting  -"));
+    answer(
+        "/v1/actions",
+        R"({"id":"1","results":[{"on":"media","cache":null,"ok":false,"code":"not-accepted","text":"not yet"}]})");
+    EXPECT_EQ(run({"phase", "advance", "media", "--reason", "fine"}), kAttention);
+    EXPECT_EQ(
+        posted_,
+        R"({"action":"phase-advance","on":"media","args":{},"reason":"fine","dryRun":false})");
+    EXPECT_EQ(out_, "ON     RESULT        TEXT\nmedia  not-accepted  not yet\n");
+    EXPECT_EQ(run({"phase", "pause", "media", "--dry-run"}), kAttention);
+    EXPECT_EQ(posted_,
+              R"({"action":"phase-pause","on":"media","args":{},"reason":"","dryRun":true})");
+    EXPECT_EQ(run({"phase", "resume"}), kUnknown);
 }
 
 TEST_F(CommandsTest, WhyShowsTheHoldBesideTheNewest) {

@@ -388,6 +388,8 @@ TEST_F(PhasesTest, a_paused_phase_ends_only_when_it_is_resumed_and_is_late_for_n
     EXPECT_TRUE(order("phase-pause", "first").ok);
     EXPECT_EQ(order("phase-pause", "first").code, "paused");
     EXPECT_EQ(states.at("first"), PhaseState::paused);
+    EXPECT_EQ(phases->closed("first-a"), "the phase first is paused by alice: because");
+    EXPECT_EQ(phases->closed("second-a"), "");
     restart();
     EXPECT_EQ(states.at("first"), PhaseState::paused);
     pass(hours(24 * 30));

@@ -24,6 +24,8 @@ int number_of(const json_t* object, const char* key) {
     return static_cast<int>(json_integer_value(json_object_get(object, key)));
 }
 
+}  // namespace
+
 std::string targets_text(const std::vector<Target>& targets) {
     std::string text;
     for (const Target& target : targets) {
@@ -32,8 +34,6 @@ std::string targets_text(const std::vector<Target>& targets) {
     }
     return text;
 }
-
-}  // namespace
 
 PhaseState PhaseRecord::effective() const {
     return paused != Time{} && state != PhaseState::waiting ? PhaseState::paused : state;
@@ -236,7 +236,7 @@ Task<void> Phases::run() {
             due_ = false;
             evaluate();
         }
-        if (!due_) {
+        if (!due_ || !started_) {
             const Steady::time_point until =
                 next_ == Time{} ? Steady::time_point::max() : parts_.clock.when(next_);
             co_await wake_.wait_until(until);

@@ -252,6 +252,21 @@ TEST_F(PhasesTest, nothing_begins_where_nothing_may_be_written) {
     EXPECT_EQ(stage("first"), "soaking");
 }
 
+// The Lease is taken before workloads are listed: nobody may wait for that by turning.
+TEST_F(PhasesTest, nothing_turns_before_the_start) {
+    phases->stop();
+    run();
+    phases = std::make_unique<Phases>(
+        Phases::Parts{loop, config, states, clock, catalogue, *ledger, [] { return true; },
+                      [](const WorkloadKey&) {},
+                      [](std::string) -> Task<Expected<void>> { co_return Expected<void>{}; }});
+    keel::spawn(loop, phases->run());
+    phases->look();
+    loop.restart();
+    EXPECT_LT(loop.poll(), 100U);
+    EXPECT_TRUE(phases->settled());
+}
+
 TEST_F(PhasesTest, the_soak_begins_once_everything_has_rolled) {
     rolls("first-a", "x");
     rolls("first-a", "y");

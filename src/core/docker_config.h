@@ -32,7 +32,7 @@ class DockerConfig {
     [[nodiscard]] static Expected<DockerConfig> parse(std::string_view json);
 
     // What fits "registry/repository" as kubelet's keyring has it, the longest path first: host
-    // parts may be globs, a path must be whole components from the left.
+    // parts may be globs, a path is what the repository begins with, also within a component.
     [[nodiscard]] std::vector<Credential> find(std::string_view registry,
                                                std::string_view repository) const;
     // The suffix of the `docker-credential-` program to ask for the registry, or nothing.

@@ -167,6 +167,61 @@ void append_containers(Fields& fields, const json_t* pod_spec, const char* key, 
     });
 }
 
+// A rule about other labels says nothing of platforms: nullopt.
+std::optional<NodeRule> node_rule(std::string_view label, bool in) {
+    const bool os = label == "kubernetes.io/os" || label == "beta.kubernetes.io/os";
+    if (!os && label != "kubernetes.io/arch" && label != "beta.kubernetes.io/arch") {
+        return std::nullopt;
+    }
+    return NodeRule{os, in, {}};
+}
+
+// Every node has both labels, and neither is a number: Exists is always true, and what is neither
+// In nor NotIn never.
+std::optional<NodeRule> node_rule(Fields& fields, const json_t* expression) {
+    const std::string how = fields.string(expression, "operator");
+    auto rule = node_rule(fields.string(expression, "key"), how != "NotIn" && how != "Exists");
+    if (rule && (how == "In" || how == "NotIn")) {
+        const json_t* values = fields.array(expression, "values");
+        for (std::size_t i = 0; i < json_array_size(values); ++i) {
+            const char* value = json_string_value(json_array_get(values, i));
+            if (value != nullptr) rule->values.emplace_back(value);
+        }
+    }
+    return rule;
+}
+
+// Terms are alternatives; nodeSelector holds beside each of them.
+std::vector<std::vector<NodeRule>> node_terms(Fields& fields, const json_t* pod_spec) {
+    std::vector<NodeRule> always;
+    const char* selector = "nodeSelector";
+    for_each_string(fields, fields.object(pod_spec, selector), selector,
+                    [&](std::string_view label, std::string_view value) {
+                        if (auto rule = node_rule(label, true)) {
+                            rule->values.emplace_back(value);
+                            always.push_back(std::move(*rule));
+                        }
+                    });
+    std::vector<std::vector<NodeRule>> all;
+    const json_t* affinity = fields.object(fields.object(pod_spec, "affinity"), "nodeAffinity");
+    const json_t* required =
+        fields.object(affinity, "requiredDuringSchedulingIgnoredDuringExecution");
+    const char* terms = "nodeSelectorTerms";
+    for_each_object(fields, fields.array(required, terms), terms, [&](const json_t* term) {
+        const char* expressions = "matchExpressions";
+        const json_t* list = fields.array(term, expressions);
+        if (json_array_size(list) + json_array_size(fields.array(term, "matchFields")) == 0) {
+            return;  // matches no node
+        }
+        std::vector<NodeRule>& rules = all.emplace_back(always);
+        for_each_object(fields, list, expressions, [&](const json_t* expression) {
+            if (auto rule = node_rule(fields, expression)) rules.push_back(std::move(*rule));
+        });
+    });
+    if (all.empty() && !always.empty()) all.push_back(std::move(always));
+    return all;
+}
+
 // Volumes that are images; one whose reference somebody else fills in later is none yet.
 void append_image_volumes(Fields& fields, const json_t* pod_spec, std::vector<Container>& out) {
     const char* key = "volumes";
@@ -402,6 +457,19 @@ const Container* Workload::find_container(std::string_view wanted) const {
     return found != containers.end() ? &*found : nullptr;
 }
 
+bool Workload::runs_on(std::string_view platform) const {
+    if (platform.empty() || node_terms.empty()) return true;
+    const std::string_view os = platform.substr(0, platform.find('/'));
+    std::string_view architecture = platform.substr(std::min(os.size() + 1, platform.size()));
+    architecture = architecture.substr(0, architecture.find('/'));
+    return std::ranges::any_of(node_terms, [&](const std::vector<NodeRule>& rules) {
+        return std::ranges::all_of(rules, [&](const NodeRule& rule) {
+            const std::string_view has = rule.os ? os : architecture;
+            return rule.in == (std::ranges::find(rule.values, has) != rule.values.end());
+        });
+    });
+}
+
 bool Workload::rolled_out() const {
     if (key.kind == WorkloadKind::cron_job) return true;
     return observed_generation >= generation && updated >= replicas && available >= replicas &&
@@ -445,6 +513,7 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     append_containers(fields, pod_spec, "containers", false, workload.containers);
     append_image_volumes(fields, pod_spec, workload.containers);
     workload.service_account = fields.string(pod_spec, "serviceAccountName");
+    workload.node_terms = node_terms(fields, pod_spec);
     const char* secrets = "imagePullSecrets";
     for_each_object(fields, fields.array(pod_spec, secrets), secrets, [&](const json_t* secret) {
         workload.pull_secrets.push_back(fields.string(secret, "name"));

@@ -66,6 +66,13 @@ struct Owner {
 // kept.
 using KeelKeys = std::map<std::string, std::string, std::less<>>;
 
+// What the pod template says about the architecture or the operating system of its nodes.
+struct NodeRule {
+    bool os = false;  // false: the architecture
+    bool in = true;   // one of the values; false: none of them
+    std::vector<std::string> values;
+};
+
 struct Workload {
     WorkloadKey key;
     std::string uid;
@@ -78,12 +85,14 @@ struct Workload {
     KeelKeys labels;
     KeelKeys template_annotations;
     KeelKeys template_labels;
-    std::vector<std::string> pull_secrets;  // imagePullSecrets of the pod template, by name
-    std::string service_account;            // of the pod template; empty: "default"
-    std::string selector;                   // label selector in query form; empty for CronJobs
-    std::optional<Owner> controller;        // ownerReference with controller: true
-    std::string marker;  // template annotation named by the restart key, or empty
-    int replicas = 1;    // wanted; for DaemonSets desiredNumberScheduled
+    std::vector<std::string> pull_secrets;          // imagePullSecrets of the pod template, by name
+    std::string service_account;                    // of the pod template; empty: "default"
+    std::vector<std::vector<NodeRule>> node_terms;  // nodeSelector and required nodeAffinity: one
+                                                    // of them holds as a whole; empty: any node
+    std::string selector;             // label selector in query form; empty for CronJobs
+    std::optional<Owner> controller;  // ownerReference with controller: true
+    std::string marker;               // template annotation named by the restart key, or empty
+    int replicas = 1;                 // wanted; for DaemonSets desiredNumberScheduled
     int updated = 0;
     int ready = 0;
     int available = 0;
@@ -100,6 +109,9 @@ struct Workload {
     // The workload's controller has seen the newest generation and every replica is updated and
     // available.
     [[nodiscard]] bool rolled_out() const;
+    // Whether its pods may be scheduled to nodes of this platform ("os/architecture[/variant]");
+    // of one that is not known (empty), they may.
+    [[nodiscard]] bool runs_on(std::string_view platform) const;
     // The container or image volume of that name; null: there is none.
     [[nodiscard]] const Container* find_container(std::string_view name) const;
 };

@@ -526,9 +526,9 @@ class Judge {
                                  sentence + ", but " + candidate.why);
         }
         if (candidate.state == Candidate::State::waiting) {
+            // What a restart would pull until then is no other than without the candidate.
             ContainerVerdict verdict = by_digest;
             verdict.target.reset();
-            verdict.would_change = false;
             return say(verdict, Reason::no_answer, sentence + "; " + candidate.why);
         }
         const std::optional<std::string> image = reference.with_tag(tag.name, candidate.digest);
@@ -628,7 +628,7 @@ class Judge {
             }
         }
         if (platforms.empty()) {
-            const std::vector<std::string> nodes = knowledge_.platforms();
+            const std::vector<std::string> nodes = nodes_allowed();
             platforms.insert(nodes.begin(), nodes.end());
         }
         return platforms.empty() ? std::set<std::string>{""} : platforms;
@@ -662,8 +662,14 @@ class Judge {
         for (const Digest& running : runs(container)) {
             const Content* known = knowledge_.content(running);
             if (known == nullptr || !tells_age(*known, platforms)) {
-                if (knowledge_.fetch_failure(running) != nullptr) {
-                    continue;  // gone from the registry: nobody knows
+                if (const Error* why = knowledge_.fetch_failure(running)) {
+                    if (why->code == "not-found") {
+                        continue;  // gone from the registry: nobody will ever know
+                    }
+                    return {State::refused, Reason::no_answer,
+                            "the age of what runs, " + brief(running.to_string()) +
+                                ", cannot be read: " + why->text,
+                            digest};
                 }
                 want(Want::What::created, *entry_.references[at]->tag(), running);
                 return {State::waiting, Reason::no_answer, "the age of what runs is being read",
@@ -683,13 +689,20 @@ class Judge {
         return {State::fit, Reason::newer_tag, "", digest};
     }
 
+    // The nodes' platforms that its pods may be scheduled to.
+    std::vector<std::string> nodes_allowed() const {
+        std::vector<std::string> nodes = knowledge_.platforms();
+        std::erase_if(nodes, [this](const std::string& one) { return !workload_.runs_on(one); });
+        return nodes;
+    }
+
     // The platforms that the container may run on: where its pods are, and the nodes that what runs
-    // now is made for.
+    // now is made for; of both those that the pod template allows.
     std::set<std::string> platforms_needed(const Container& container) const {
         std::set<std::string> needed;
-        const std::vector<std::string> nodes = knowledge_.platforms();
+        const std::vector<std::string> nodes = nodes_allowed();
         for (const RunningImage& image : entry_.running.images) {
-            if (!image.platform.empty()) {
+            if (!image.platform.empty() && workload_.runs_on(image.platform)) {
                 needed.insert(image.platform);
             }
         }

@@ -119,6 +119,53 @@ TEST(ClusterObjectsTest, ImageVolumesStandBesideContainers) {
     EXPECT_FALSE(is_volume_name("data"));
 }
 
+// Where pods with this in their template may run: "linux/amd64", "linux/arm64/v8", "windows/amd64".
+std::string allowed(const std::string& spec) {
+    const std::string text = R"({"metadata": {"name": "web", "namespace": "shop", "uid": "u"},
+      "spec": {"template": {"spec": {)" +
+                             spec + "}}}}";
+    const Workload web = decode(WorkloadKind::deployment, text.c_str());
+    EXPECT_TRUE(web.runs_on("")) << "nobody knows";
+    std::string all;
+    for (const char* one : {"linux/amd64", "linux/arm64/v8", "windows/amd64"})
+        all += web.runs_on(one) ? "y" : "n";
+    return all;
+}
+
+std::string affinity(const std::string& terms) {
+    return R"("affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+      {"nodeSelectorTerms": [)" +
+           terms + "]}}}";
+}
+
+TEST(ClusterObjectsTest, ThePodTemplateNarrowsThePlatforms) {
+    const std::string arm =
+        R"({"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]})";
+    const std::string not_linux =
+        R"({"key": "beta.kubernetes.io/os", "operator": "NotIn", "values": ["linux"]})";
+    const std::string disk = R"({"key": "disk", "operator": "In", "values": ["ssd"]})";
+    const auto term = [](const std::string& expressions) {
+        return R"({"matchExpressions": [)" + expressions + "]}";
+    };
+    EXPECT_EQ(allowed(""), "yyy");
+    EXPECT_EQ(allowed(R"("nodeSelector": {"disk": "ssd"})"), "yyy");
+    EXPECT_EQ(allowed(R"("nodeSelector": {"kubernetes.io/arch": "arm64"})"), "nyn");
+    EXPECT_EQ(allowed(R"("nodeSelector": {"beta.kubernetes.io/arch": "amd64"})"), "yny");
+    EXPECT_EQ(allowed(R"("nodeSelector": {"kubernetes.io/os": "linux"})"), "yyn");
+    EXPECT_EQ(allowed(affinity(term(arm))), "nyn");
+    EXPECT_EQ(allowed(affinity(term(not_linux))), "nny");
+    EXPECT_EQ(allowed(affinity(term(arm) + "," + term(not_linux))), "nyy") << "alternatives";
+    EXPECT_EQ(allowed(affinity(term(arm + "," + not_linux))), "nnn") << "all of one term";
+    EXPECT_EQ(allowed(affinity(term(arm) + "," + term(disk))), "yyy") << "by its disk";
+    EXPECT_EQ(allowed(affinity(term(arm) + ",{}")), "nyn") << "an empty term matches no node";
+    EXPECT_EQ(allowed(affinity(term(R"({"key": "kubernetes.io/os", "operator": "Exists"})"))),
+              "yyy");
+    EXPECT_EQ(allowed(R"("nodeSelector": {"kubernetes.io/os": "linux"}, )" +
+                      affinity(term(arm) + "," + term(not_linux))),
+              "nyn")
+        << "the selector holds beside each term";
+}
+
 TEST(ClusterObjectsTest, StatefulSet) {
     const Workload db = decode(WorkloadKind::stateful_set, R"({
       "metadata": {"name": "db", "namespace": "shop", "uid": "u", "generation": 2,

@@ -707,6 +707,22 @@ TEST(JudgeTags, D2_NewestAllowedAndWhyTheRestIsNotTaken) {
     EXPECT_NE(one.sentence.find("patch does not allow it"), std::string::npos) << one.sentence;
 }
 
+// While the newer tag is being asked for, a restart would still pull what the old one answers.
+TEST(JudgeTags, V2_ASiblingWaitsWhileTheAnswerAboutANewerTagIsUnderWay) {
+    TagWorld world("minor", {"1.27.1", "1.28.0"});
+    world.see('c', 5, tag("1.27.1"));
+    world.see('a', 6, tag("1.27.1"));
+    world.see('c', 7, tag("1.27.1"));  // seen before: it went back
+    world.workload.containers.push_back(container("side", "docker.io/library/nginx:edge"));
+    world.runs("side", 'a', 2);
+    world.see('a', 1, tag("edge"));
+    world.see('b', 2, tag("edge"));
+    const WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(name_of(verdict.containers[0].reason), "no-answer");
+    EXPECT_EQ(name_of(verdict.containers[1].reason), "sibling-blocked")
+        << verdict.containers[1].sentence;
+}
+
 struct TagCase {
     const char* name;
     std::function<void(TagWorld&)> change;
@@ -835,6 +851,20 @@ INSTANTIATE_TEST_SUITE_P(
                 [](TagWorld& w) {
                     w.contents[digest('a')].platforms[0].created.reset();
                     w.failures[digest('a')] = Error{"not-found", "answered 404"};
+                },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{"V2_TheAgeOfWhatRunsCannotBeRead",
+                [](TagWorld& w) {
+                    w.contents[digest('a')].platforms[0].created.reset();
+                    w.failures[digest('a')] = Error{"unavailable", "answered 503"};
+                },
+                Reason::no_answer, "cannot be read: answered 503"},
+        TagCase{"NotForNodesThatTheTemplateLeavesOut",
+                [](TagWorld& w) {
+                    w.nodes = {TagWorld::kAmd, "linux/arm64"};
+                    w.contents[digest('a')].platforms.push_back(
+                        {"linux/arm64", digest('d'), digest('d'), Time{}});
+                    w.workload.node_terms = {{NodeRule{false, true, {"amd64"}}}};
                 },
                 Reason::newer_tag, "1.28.0"},
         TagCase{"IfNotPresentPullsAnotherTag",

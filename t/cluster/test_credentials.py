@@ -181,7 +181,7 @@ def fill(kube):
         secret("outside", "regcred", config("tina")),
     )  # fmt: skip
     for namespace in ("one", "two", "failing", "outside"):
-        brings = ["saul"] if namespace == "one" else []
+        brings = {"one": ["saul"], "failing": ["reserve"]}.get(namespace, [])
         kube.create(service_account(namespace, "default", *brings))
     image = "pull.example/team/{}:1".format
     annotated = {"annotations": {"keel.sh/imagePullSecret": "anna"}}
@@ -281,7 +281,10 @@ def test_d1_a_private_repository_without_a_credential_says_what_was_tried(scene)
         "Secret failing/opaque: its type is Opaque", "Secret failing/nonsense: its .dockerconfigjson cannot be read",
         "Secret failing/other: it has nothing for pull.example", "anonymous: refused by",
     ]  # fmt: skip
-    wait_failure(scene, tag, *expected)
+    failure = wait_failure(scene, tag, *expected)
+    # As in Kubernetes, a ServiceAccount's secrets are for pods that name none.
+    assert "reserve" not in failure
+    wait_failure(scene, "pull.example/team/nobody:1", "Secret failing/reserve: it does not exist")
     code, out, _ = scene.keeld.ctl("why", "deploy/failing/refused")
     assert all(part in " ".join(out.split()) for part in expected), out
     _, out, _ = scene.keeld.ctl("tags")

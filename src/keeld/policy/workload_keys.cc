@@ -11,7 +11,7 @@ namespace {
 // What one workload says about whose credentials its images are pulled with.
 struct Source {
     std::string ns;
-    std::string account;
+    std::string account;  // empty: its secrets reach no pod of the workload
     std::vector<std::string> secrets;
 };
 
@@ -36,13 +36,15 @@ Task<std::vector<Key>> WorkloadKeys::keys(std::string registry, std::string repo
         if (entry == nullptr || !standing_of(entry->object, ns, config_, phases_).ours) {
             continue;
         }
-        Source source{key.ns, entry->object.service_account, entry->object.pull_secrets};
+        Source source{key.ns, "", entry->object.pull_secrets};
+        // Kubernetes gives a pod its ServiceAccount's secrets only where it names none itself.
+        if (source.secrets.empty()) {
+            const std::string& named = entry->object.service_account;
+            source.account = named.empty() ? "default" : named;
+        }
         const Setting own = settings_of(entry->object, ns, config_).image_pull_secret;
         if (!own.value.empty()) {
             source.secrets.insert(source.secrets.begin(), own.value);
-        }
-        if (source.account.empty()) {
-            source.account = "default";
         }
         sources.push_back(std::move(source));
     }
@@ -51,7 +53,7 @@ Task<std::vector<Key>> WorkloadKeys::keys(std::string registry, std::string repo
     std::set<std::pair<std::string, std::string>> secrets;
     for (const Source& source : sources) {
         std::vector<std::string> names = source.secrets;
-        if (accounts.emplace(source.ns, source.account).second) {
+        if (!source.account.empty() && accounts.emplace(source.ns, source.account).second) {
             const std::string ns = source.ns;
             const std::string account = source.account;
             const Expected<std::vector<std::string>> brought =

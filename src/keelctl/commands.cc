@@ -5,6 +5,8 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <fstream>
+#include <iterator>
 #include <optional>
 #include <ostream>
 #include <string_view>
@@ -184,8 +186,23 @@ Examples:
   keelctl phase list
   keelctl phase pause media --reason "holiday")";
 
+constexpr const char* kPlanFooter =
+    R"(With --config: what another keeld.yaml would change if keeld took it, by name and count. keeld judges every workload
+under both; nothing is applied, and files that the new one names need not be there yet.
+  enrolled   followed from then on
+  rolled     due for a restart or another image that was not due before; windows, pacing and other gates still hold
+  released   not followed any more
+Those that are not enrolled yet have not been looked at: whether they are due is known once they are.
+
+Exit codes: 0 fine; 1 more than cap.workloads of the new one would change, so that keeld refuses it; 2 could not tell,
+or there are mistakes in it.
+
+Example:
+  keelctl plan --config keeld-new.yaml)";
+
 struct Options {
     bool all = false;
+    std::string config;
     std::string tag;
     std::string at;
     std::string why;
@@ -274,6 +291,7 @@ class Session {
     int phase_advance();
     int phase_pause();
     int phase_resume();
+    int plan();
 
   private:
     using Show = std::string (*)(const json_t*, const Style&);
@@ -411,6 +429,18 @@ int Session::hold() {
 
 int Session::release() {
     return act("release", Json(json_object()));
+}
+
+int Session::plan() {
+    std::ifstream file(options_.config, std::ios::binary);
+    const std::string text{std::istreambuf_iterator<char>(file), {}};
+    if (!file || text.empty()) {
+        return failed(Error{"usage", options_.config + " cannot be read, or is empty"});
+    }
+    const auto answer = client_.post("/v1/plan", text);
+    if (!answer) return failed(answer.error());
+    print(*answer, show_change);
+    return json_is_string(json_object_get(answer->root.get(), "refused")) ? kAttention : kFine;
 }
 
 int Session::holds() {
@@ -600,6 +630,11 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
     add("holds", "every hold in every cache, those of others too", kHoldsFooter, &Session::holds);
+    CLI::App* plan = add("plan", "what another configuration of keeld would change", kPlanFooter,
+                         &Session::plan);
+    plan->add_option("--config", options.config, "the keeld.yaml to try")
+        ->required()
+        ->type_name("FILE");
     CLI::App* audit = app.add_subcommand("audit", "what is wrong without anybody noticing");
     audit->require_subcommand(0, 1)->footer("");
     CLI::App* watches =

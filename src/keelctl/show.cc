@@ -441,6 +441,25 @@ std::string show_watches(const json_t* list, const Style& style) {
     return table.print(style.paint);
 }
 
+std::string show_change(const json_t* change, const Style& style) {
+    std::string text;
+    for (const char* part : {"enrolled", "rolled", "released"}) {
+        const json_t* names = json_object_get(change, part);
+        const std::size_t count = json_array_size(names);
+        text += style.paint(Colour::bold, part) + " " + std::to_string(count) + "\n";
+        for (std::size_t i = 0; i < count; ++i) {
+            const json_t* name = json_array_get(names, i);
+            text += "  " + printable(json_is_string(name) ? json_string_value(name) : "") + "\n";
+        }
+    }
+    if (const std::size_t unknown = json_array_size(json_object_get(change, "unknown"))) {
+        text += std::to_string(unknown) +
+                " of the enrolled have not been looked at yet: they may be rolled, too\n";
+    }
+    const std::string refused(text_of(change, "refused"));
+    return text + (refused.empty() ? "within the limit\n" : printable(refused) + "\n");
+}
+
 std::string show_results(const json_t* answer, const Style& style) {
     bool caches = false;
     each_item(answer, "results",

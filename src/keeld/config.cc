@@ -467,12 +467,15 @@ std::string text_of_file(const std::string& path) {
 
 class Reader {
   public:
-    explicit Reader(const std::string& path)
-        : findings_(path), directory_(std::filesystem::absolute(path).parent_path()) {
+    // `files`: whether the files that it names are read, and must be there.
+    Reader(const std::string& path, bool files)
+        : findings_(path),
+          directory_(std::filesystem::absolute(path).parent_path()),
+          files_(files) {
         config_.path = path;
     }
 
-    ConfigResult read(const std::string& path);
+    ConfigResult read(std::string text);
 
   private:
     using Check = std::function<std::string(std::string&)>;  // "" or what is wrong
@@ -521,6 +524,7 @@ class Reader {
 
     Findings findings_;
     std::filesystem::path directory_;  // relative paths start here
+    bool files_;
     Config config_;
 };
 
@@ -656,6 +660,7 @@ void Reader::share(const Section& section, std::string_view key, double& value, 
 void Reader::file(const Section& section, std::string_view key, std::string& value) {
     text(section, key, value, [&](std::string& given) -> std::string {
         given = (directory_ / given).lexically_normal().string();
+        if (!files_) return "";
         struct stat status {};
         if (::stat(given.c_str(), &status) != 0 || ::access(given.c_str(), R_OK) != 0) {
             return "cannot be read: " + std::generic_category().message(errno) + " (" + given + ")";
@@ -669,6 +674,7 @@ std::optional<Secrets> Reader::secrets(const Section& section, std::string_view 
     const Place* place = section.get(key);
     if (place == nullptr || !scalar(*place, path)) return std::nullopt;
     path = (directory_ / path).lexically_normal().string();
+    if (!files_) return std::nullopt;
     const auto content = read_secret_file(path);
     if (!content) {
         problem(*place, content.error().text);
@@ -903,9 +909,9 @@ void Reader::read_credentials(const Place& place, CredentialsConfig& credentials
     const Section section(findings_, place, "registries.*.credentials");
     if (!place.node.IsMap()) return;
     file(section, "config", credentials.config);
-    text(section, "helper", credentials.helper, [](std::string& name) -> std::string {
+    text(section, "helper", credentials.helper, [this](std::string& name) -> std::string {
         if (!is_label_word(name)) return "is not a helper's name (letters, digits, -, _ and .)";
-        return is_program("docker-credential-" + name)
+        return !files_ || is_program("docker-credential-" + name)
                    ? ""
                    : "needs the program docker-credential-" + name + ", which is not in PATH";
     });
@@ -916,7 +922,7 @@ void Reader::read_credentials(const Place& place, CredentialsConfig& credentials
                               : "needs config (a file) or helper (a name)");
     }
     credentials.kind = config ? Kind::config : Kind::helper;
-    if (credentials.config.empty()) return;
+    if (credentials.config.empty() || !files_) return;
     const Expected<DockerConfig> parsed = DockerConfig::parse(text_of_file(credentials.config));
     if (!parsed) {
         problem(*section.get("config"),
@@ -1228,14 +1234,10 @@ void Reader::check_together(const Section& top) {
     }
 }
 
-ConfigResult Reader::read(const std::string& path) {
+ConfigResult Reader::read(std::string text) {
     std::vector<YAML::Node> documents;
     try {
-        documents = YAML::LoadAllFromFile(path);
-    } catch (const YAML::BadFile&) {
-        const std::string reason =
-            errno != 0 ? std::generic_category().message(errno) : "no such file";
-        findings_.add(-1, "", "cannot be read: " + reason + "; name the file with --config");
+        documents = YAML::LoadAll(text);
     } catch (const YAML::Exception& error) {
         findings_.add(error.mark.line, "", "is not YAML: " + error.msg);
     }
@@ -1254,6 +1256,7 @@ ConfigResult Reader::read(const std::string& path) {
         findings_.add(error.mark.line, "", error.msg);
     }
     if (!findings_.empty()) return {std::nullopt, findings_.take()};
+    config_.text = std::move(text);
     return {std::move(config_), {}};
 }
 
@@ -1280,7 +1283,21 @@ std::vector<std::string> supported_config_keys() {
 }
 
 ConfigResult load_config(const std::string& path) {
-    return Reader(path).read(path);
+    errno = 0;
+    std::ifstream file(path, std::ios::binary);
+    std::string text{std::istreambuf_iterator<char>(file), {}};
+    if (!file || file.bad()) {
+        const std::string reason =
+            errno != 0 ? std::generic_category().message(errno) : "no such file";
+        return {std::nullopt,
+                {Error{"config",
+                       path + ": cannot be read: " + reason + "; name the file with --config"}}};
+    }
+    return Reader(path, true).read(std::move(text));
+}
+
+ConfigResult parse_config(const std::string& text, const std::string& path) {
+    return Reader(path, false).read(text);
 }
 
 }  // namespace keel

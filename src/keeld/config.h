@@ -27,6 +27,8 @@ struct ListenConfig {
     std::string mode = "0600";  // of the socket file
     std::string group;
     std::vector<std::string> serve;  // api, events, metrics; empty: all
+
+    friend bool operator==(const ListenConfig&, const ListenConfig&) = default;
 };
 
 struct CacheConfig {
@@ -69,6 +71,8 @@ struct KubernetesConfig {
     std::vector<std::string> namespaces;  // empty: all
     std::string lease_namespace = "keel";
     std::string lease_name = "keeld";
+
+    friend bool operator==(const KubernetesConfig&, const KubernetesConfig&) = default;
 };
 
 struct PacingConfig {
@@ -155,6 +159,7 @@ struct BreakerConfig {
 
 struct Config {
     std::string path;  // of the file
+    std::string text;  // of the file
     Mode mode = Mode::observe;
     std::string time_zone = "UTC";  // of cron schedules
     std::vector<ListenConfig> listen;
@@ -190,6 +195,9 @@ struct ConfigResult {
     std::vector<Error> errors;
 };
 [[nodiscard]] ConfigResult load_config(const std::string& path);
+// The same of a text that stands for the file at `path`. Other files that it names are not looked
+// at, so that it can be judged where they are not, or not yet; nothing can run by it.
+[[nodiscard]] ConfigResult parse_config(const std::string& text, const std::string& path);
 
 // Every key that this version reads, as a path ("registries.*.through"; lists count as their
 // elements).

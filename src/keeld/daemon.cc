@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <utility>
 
+#include "keeld/api/plan.h"
+#include "keeld/json.h"
 #include "keeld/spawn.h"
 
 namespace keel {
@@ -15,6 +18,9 @@ namespace {
 constexpr std::size_t kMaxBody = 256U << 10U;
 constexpr auto kUpkeep = std::chrono::seconds(1);
 constexpr auto kPrune = std::chrono::hours(1);
+// The document that remembers the configuration that was taken last.
+constexpr const char* kPlanDocument = "plan";
+constexpr const char* kConfigKey = "configuration";
 constexpr auto kStopGrace = std::chrono::milliseconds(2'000);
 
 std::string host_name() {
@@ -73,8 +79,8 @@ void log_entry(const Entry& entry) {
 
 }  // namespace
 
-Daemon::Daemon(Loop& loop, Config config, std::string clock)
-    : loop_(loop), config_(std::move(config)) {
+Daemon::Daemon(Loop& loop, Config config, std::string clock, bool yes)
+    : loop_(loop), config_(std::move(config)), yes_(yes), led_(config_.mode == Mode::act) {
     if (!clock.empty()) {
         outside_ = std::make_unique<OutsideClock>(loop_, std::move(clock));
         outside_->on_move([this] { clock_moved(); });
@@ -335,6 +341,7 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
     }
     router_ =
         std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });
+    router_->plan_with([this](const ApiRequest& request) { return plan_of(request); });
     if (check_only || !errors.empty()) {
         co_return errors;
     }
@@ -351,7 +358,8 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
     co_return errors;
 }
 
-void Daemon::run_background() {
+void Daemon::run_background(std::function<void()> give_up) {
+    give_up_ = std::move(give_up);
     Entry started;
     started.at = clock().now();
     started.kind = EntryKind::started;
@@ -378,7 +386,7 @@ void Daemon::run_background() {
     keel::spawn(loop_, planner_->run_baseline());
     keel::spawn(loop_, plan_->run());
     keel::spawn(loop_, plan_->run_pods());
-    if (config_.mode == Mode::act) {
+    if (led_) {
         keel::spawn(loop_, lease_->run([this] { lease_changed(); }));
     }
     make_reflectors();
@@ -461,7 +469,7 @@ void Daemon::follow(const std::string& path, const std::string& query, Reflector
 
 // Ready once every collection has been listed; from then on there are verdicts.
 void Daemon::collection_listed() {
-    if (ready_ || listed_.size() < reflectors_.size()) {
+    if (ready_ || stopping_ || listed_.size() < reflectors_.size() || !may_begin()) {
         return;
     }
     ready_ = true;
@@ -472,6 +480,65 @@ void Daemon::collection_listed() {
     rollouts_->recover();
     plan_->start();
     planner_->start();
+}
+
+// P8: what the configuration changes against the one before it, which the ledger remembers. The
+// very first one is free to observe.
+bool Daemon::may_begin() {
+    const std::vector<DocumentRow> known = ledger_->documents(kPlanDocument);
+    const auto before = std::ranges::find(known, kConfigKey, &DocumentRow::key);
+    std::optional<Config> old;
+    if (before != known.end()) {
+        const Json json = parse_json(before->json);
+        ConfigResult parsed = parse_config(std::string(text_of(json.get(), "text")), config_.path);
+        old = std::move(parsed.config);
+        if (!old) {
+            spdlog::warn("the configuration before this one is not understood any more: {}",
+                         parsed.errors.front().text);
+        }
+    }
+    const bool first = before == known.end() && config_.mode == Mode::observe;
+    const ConfigChange change = planner_->change(old ? &*old : nullptr, config_);
+    const std::string refusal = first ? "" : refusal_of(change, config_);
+    if (!refusal.empty() && !yes_) {
+        spdlog::error("{}: {}", config_.path, refusal);
+        stopping_ = true;
+        give_up_();
+        return false;
+    }
+    if (!refusal.empty()) {
+        spdlog::warn("{}: {} workloads change, over the limit of {}, as --yes says", config_.path,
+                     change.changed, config_.cap);
+    }
+    if (before == known.end() || !old || old->text != config_.text) {
+        remember_config();
+    }
+    return true;
+}
+
+// What the next start is compared with.
+void Daemon::remember_config() {
+    Json json(json_object());
+    json_object_set_new(json.get(), "text", json_text(config_.text));
+    ledger_->put(DocumentRow{kPlanDocument, kConfigKey, dump_json(json.get())});
+}
+
+// POST /v1/plan.
+ApiResponse Daemon::plan_of(const ApiRequest& request) const {
+    const ConfigResult next = parse_config(request.body, config_.path);
+    if (!next.config) {
+        std::string all;
+        for (const Error& error : next.errors) {
+            all += (all.empty() ? "" : "; ") + error.text;
+        }
+        return api_error(400, "config", all);
+    }
+    if (!ready_) {
+        return api_error(503, "not-ready", "workloads are not listed yet; ask again");
+    }
+    const ConfigChange change =
+        planner_ ? planner_->change(&config_, *next.config) : ConfigChange{};
+    return plan_answer(change, *next.config);
 }
 
 void Daemon::lease_changed() {
@@ -522,31 +589,63 @@ void Daemon::reload() {
         spdlog::error("{}: not taken, the old configuration stays in force", config_.path);
         return;
     }
-    if (fresh.config->mode != config_.mode && config_.mode == Mode::observe) {
-        spdlog::error(
-            "mode: act needs a restart (permissions are checked and the Lease is taken at start); "
-            "still observing");
-    } else {
-        config_.mode = fresh.config->mode;
+    Config& next = *fresh.config;
+    const std::vector<std::string> restart = keep_what_needs_a_restart(next);
+    if (ready_ && planner_) {
+        const std::string refusal = refusal_of(planner_->change(&config_, next), next);
+        if (!refusal.empty()) {
+            spdlog::error("{}: {}; the old configuration stays in force", config_.path, refusal);
+            return;
+        }
     }
-    config_.defaults = fresh.config->defaults;
-    config_.enrolment = fresh.config->enrolment;
-    config_.registries = fresh.config->registries;
+    config_ = std::move(next);
+    if (ready_ || !planner_) {
+        remember_config();
+    }
     registry_->authorization().forget();
-    config_.stateful_images = fresh.config->stateful_images;
-    config_.time_zone = fresh.config->time_zone;
-    config_.event_secrets = fresh.config->event_secrets;
-    if (catalogue_ && planner_) {
+    if (planner_) {
         for (const auto& [key, entry] : catalogue_->workloads()) {
             planner_->reconsider(key);
         }
+        rollouts_->reconfigured();
         plan_->reconfigured();
     }
-    spdlog::info(
-        "{}: taken (mode observe, defaults, enrolment, registries, stateful, timeZone, "
-        "events.secret; "
-        "the rest needs a restart)",
-        config_.path);
+    std::string waits;
+    for (const std::string& key : restart) {
+        waits += (waits.empty() ? "" : ", ") + key;
+    }
+    spdlog::info("{}: taken ({})", config_.path,
+                 waits.empty() ? "all of it" : "but for what needs a restart: " + waits);
+}
+
+// What cannot be taken while keeld runs stays as it is in `next`; the keys that were another.
+std::vector<std::string> Daemon::keep_what_needs_a_restart(Config& next) const {
+    std::vector<std::string> keys;
+    const auto keep = [&keys](const char* key, auto& value, const auto& now) {
+        if (!(value == now)) {
+            keys.emplace_back(key);
+            value = now;
+        }
+    };
+    if (next.mode == Mode::act && config_.mode == Mode::observe && (!led_ || ledger_lost_)) {
+        keep("mode", next.mode, config_.mode);
+    }
+    keep("listen", next.listen, config_.listen);
+    keep("ledger.path", next.ledger_path, config_.ledger_path);
+    keep("kubernetes", next.kubernetes, config_.kubernetes);
+    keep("defaults.restartKey", next.defaults.restart_key, config_.defaults.restart_key);
+    const bool same = std::ranges::equal(next.caches, config_.caches, [](auto& one, auto& other) {
+        return std::tie(one.name, one.api, one.secret, one.lookup, one.ns) ==
+               std::tie(other.name, other.api, other.secret, other.lookup, other.ns);
+    });
+    if (!same) {
+        keys.emplace_back("caches");
+        // Which may go through caches that are not there yet.
+        keys.emplace_back("registries");
+        next.registries = config_.registries;
+    }
+    next.caches = config_.caches;
+    return keys;
 }
 
 Task<void> Daemon::stop() {
@@ -565,7 +664,7 @@ Task<void> Daemon::stop() {
         for (const std::unique_ptr<Reflector>& reflector : reflectors_) {
             reflector->stop();
         }
-        if (config_.mode == Mode::act) {
+        if (led_) {
             lease_->stop();
             co_await lease_->release();
         }

@@ -1,6 +1,7 @@
 // keeld as a whole: makes the components, wires them, and ends them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,20 +40,25 @@ namespace keel {
 
 class Daemon {
   public:
-    // `clock`: path of the socket of --clock; empty: the system's clock.
-    Daemon(Loop& loop, Config config, std::string clock);
+    // `clock`: path of the socket of --clock; empty: the system's clock. `yes`: cap.workloads does
+    // not hold for this start.
+    Daemon(Loop& loop, Config config, std::string clock, bool yes = false);
     ~Daemon();
 
     // Opens the ledger, reaches the API server, checks permissions, binds listeners; everything
     // that is wrong is returned. Nothing runs before it has succeeded.
     [[nodiscard]] Task<std::vector<Error>> start(bool check_only);
-    // Until stop() has been called and everything has ended.
-    void run_background();
+    // Until stop() has been called and everything has ended. `give_up`: called where the
+    // configuration turns out to change more than its cap allows, once the workloads are listed;
+    // nothing has been written to the cluster then.
+    void run_background(std::function<void()> give_up);
     // Ends within `grace`: listeners first, then rollouts at their next step, the Lease is given
     // back, the ledger is flushed.
     [[nodiscard]] Task<void> stop();
-    // SIGHUP: pacing, defaults, enrolment of a new configuration; listeners, ledger, cluster and
-    // caches need a restart.
+    // SIGHUP: takes a new configuration, at once and for everything that there is, but for what
+    // needs a restart, which is named: listeners, ledger, cluster, caches, the restart key, and act
+    // after a start in observe. One that is wrong, or changes more than its cap allows, is not
+    // taken at all.
     void reload();
 
   private:
@@ -66,6 +72,10 @@ class Daemon {
     void follow(const std::string& path, const std::string& query, ReflectorHandlers handlers);
     void collection_listed();
     void lease_changed();
+    [[nodiscard]] bool may_begin();
+    [[nodiscard]] std::vector<std::string> keep_what_needs_a_restart(Config& next) const;
+    void remember_config();
+    [[nodiscard]] ApiResponse plan_of(const ApiRequest& request) const;
     [[nodiscard]] Task<Expected<Answer>> what_a_pull_gets(Tag tag);
     [[nodiscard]] const Clock& clock() const;
     Task<Expected<Schedule::Names>> list_tags(Tag tag);
@@ -105,6 +115,9 @@ class Daemon {
     std::vector<std::unique_ptr<Reflector>> reflectors_;
     std::map<std::string, std::string> cluster_problems_;  // by collection
     std::set<std::string> listed_;                         // collections that have been listed once
+    std::function<void()> give_up_;
+    bool yes_ = false;
+    bool led_ = false;  // started in mode act
     bool ready_ = false;
     bool ledger_lost_ = false;
     bool stopping_ = false;

@@ -25,6 +25,7 @@ struct Options {
     std::string level = "info";
     std::string clock;
     bool check = false;
+    bool yes = false;
 };
 
 void set_up_log(const Options& options) {
@@ -66,7 +67,10 @@ Task<void> run(Loop& loop, Daemon& daemon, bool check, int& status) {
         loop.stop();
         co_return;
     }
-    daemon.run_background();
+    daemon.run_background([&status] {
+        status = kUnusable;
+        std::raise(SIGTERM);
+    });
     co_await handle_signals(loop, daemon);
 }
 
@@ -96,6 +100,9 @@ int main(int argc, char** argv) {
     app.add_flag("--check", options.check,
                  "Read configuration, secrets, ledger, reach the cluster and the caches, check "
                  "permissions; then exit");
+    app.add_flag("--yes", options.yes,
+                 "Start although the configuration changes more workloads than cap.workloads, this "
+                 "once");
     app.set_version_flag("--version", "keeld " KEEL_VERSION);
     app.footer(
         "Signals: SIGTERM and SIGINT end cleanly within 10 s, SIGHUP reads the configuration "
@@ -123,7 +130,7 @@ int main(int argc, char** argv) {
     int status = kFine;
     {
         Daemon daemon(loop, std::move(*config.config),
-                      options.clock.empty() ? "" : options.clock.substr(5));
+                      options.clock.empty() ? "" : options.clock.substr(5), options.yes);
         keel::spawn(loop, run(loop, daemon, options.check, status));
         try {
             loop.run();

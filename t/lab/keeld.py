@@ -56,6 +56,7 @@ class Keeld(Server):
             new_secret(self.secret)
         own = {
             "mode": "act",
+            "cap": {"workloads": 0},
             "listen": [
                 {"at": f"unix:{self.socket}", "serve": ["api", "metrics", "events"]},
                 {"at": f"127.0.0.1:{self.events_port}", "serve": ["events"]},

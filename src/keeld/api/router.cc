@@ -60,6 +60,10 @@ Task<ApiResponse> Router::handle(ApiRequest request) {
         }
         co_return co_await actions_.handle(std::move(request));
     }
+    // Nothing is applied by it: who may read may ask.
+    if (request.path == "/v1/plan" && request.method == "POST" && serves(request, "api")) {
+        co_return plan_(request);
+    }
     const bool acts = request.path == "/v1/actions";  // where it is not served
     if (!acts && request.method != "GET" && request.method != "HEAD") {
         co_return api_error(405, "method",

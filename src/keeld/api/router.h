@@ -19,6 +19,9 @@ class Router {
     // request's listener may serve.
     void set_addresses(std::vector<std::string> addresses) { addresses_ = std::move(addresses); }
 
+    // Who answers POST /v1/plan.
+    void plan_with(std::function<ApiResponse(const ApiRequest&)> plan) { plan_ = std::move(plan); }
+
     // 404 for paths that are not served here, 405 for another method, 403 for what this listener
     // may not do.
     [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
@@ -33,6 +36,7 @@ class Router {
     Actions& actions_;
     CacheFeed& feed_;
     std::function<bool()> ready_;
+    std::function<ApiResponse(const ApiRequest&)> plan_;
     std::vector<std::string> addresses_;
 };
 

@@ -44,6 +44,21 @@ PhaseState state_of(const PhaseStates& states, const PhaseConfig& phase) {
     return found != states.end() ? found->second : PhaseState::waiting;
 }
 
+PhaseStates begun(PhaseStates states, const Config& config) {
+    const auto is = [&states](const PhaseConfig& phase, PhaseState state) {
+        return state_of(states, phase) == state;
+    };
+    const bool under_way = std::ranges::any_of(config.phases, [&is](const PhaseConfig& phase) {
+        return is(phase, PhaseState::active) || is(phase, PhaseState::paused);
+    });
+    const auto next = std::ranges::find_if(
+        config.phases, [&is](const PhaseConfig& phase) { return is(phase, PhaseState::waiting); });
+    if (config.mode == Mode::act && !under_way && next != config.phases.end()) {
+        states[next->name] = PhaseState::active;
+    }
+    return states;
+}
+
 std::vector<const PhaseConfig*> phases_of(const std::string& name, const Namespace* ns,
                                           const Config& config) {
     std::vector<const PhaseConfig*> found;

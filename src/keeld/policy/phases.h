@@ -22,6 +22,10 @@ enum class PhaseState : std::uint8_t { waiting, active, paused, completed };
 using PhaseStates = std::map<std::string, PhaseState, std::less<>>;
 [[nodiscard]] PhaseState state_of(const PhaseStates& states, const PhaseConfig& phase);
 
+// As they are once the next phase has begun, where that is due: in mode act one is always active,
+// until all are completed.
+[[nodiscard]] PhaseStates begun(PhaseStates states, const Config& config);
+
 // The phases that claim the namespace, in their order: more than one is a mistake, and blocks.
 // `ns`: null where it is not known; then no selector matches.
 [[nodiscard]] std::vector<const PhaseConfig*> phases_of(const std::string& name,

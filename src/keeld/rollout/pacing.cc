@@ -1,12 +1,22 @@
 #include "keeld/rollout/pacing.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 namespace keel {
 
 Pacing::Pacing(PacingConfig config, std::vector<std::pair<Time, std::string>> history)
     : config_(config), taken_(history.begin(), history.end()) {
     std::ranges::sort(taken_);
+}
+
+void Pacing::configure(PacingConfig config, std::vector<std::pair<Time, std::string>> history) {
+    config_ = config;
+    std::ranges::sort(history);
+    std::deque<std::pair<Time, std::string>> all;
+    std::ranges::set_union(taken_, history, std::back_inserter(all));
+    taken_ = std::move(all);
 }
 
 // With N allowed in a window, a place is free once the N-th newest one has left it.

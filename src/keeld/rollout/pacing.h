@@ -19,6 +19,9 @@ class Pacing {
     // ledger: R5 holds over restarts).
     Pacing(PacingConfig config, std::vector<std::pair<Time, std::string>> history);
 
+    // Other rates from now on. `history` as above, where they look further back than the old ones
+    // did; what is taken already counts once.
+    void configure(PacingConfig config, std::vector<std::pair<Time, std::string>> history);
     // When a rollout in `ns` may start: nullopt is now, else the earliest time at which a place is
     // free.
     [[nodiscard]] std::optional<Time> next_free(const std::string& ns, Time now);

@@ -74,9 +74,23 @@ void Planner::stop() {
 }
 
 WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
-    const Knowledge knowledge{
-        parts_.config,
-        parts_.phases,
+    return judge(entry, knowledge(parts_.config, parts_.phases));
+}
+
+ConfigChange Planner::change(const Config* before, const Config& after) const {
+    const PhaseStates next = begun(parts_.phases, after);
+    const Knowledge will_be = knowledge(after, next);
+    if (before == nullptr) {
+        return change_between(nullptr, will_be);
+    }
+    const Knowledge is = knowledge(*before, parts_.phases);
+    return change_between(&is, will_be);
+}
+
+Knowledge Planner::knowledge(const Config& config, const PhaseStates& phases) const {
+    return Knowledge{
+        config,
+        phases,
         parts_.catalogue,
         parts_.tags,
         choices_,
@@ -102,7 +116,6 @@ WorkloadVerdict Planner::verdict(const CatalogueEntry& entry) const {
         [this] { return parts_.pods.platforms(); },
         parts_.clock.now(),
     };
-    return judge(entry, knowledge);
 }
 
 bool Planner::is_ours(const CatalogueEntry& entry) const {

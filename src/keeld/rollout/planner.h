@@ -20,6 +20,7 @@
 #include "keeld/config.h"
 #include "keeld/ledger/ledger.h"
 #include "keeld/loop.h"
+#include "keeld/policy/config_change.h"
 #include "keeld/policy/judge.h"
 #include "keeld/policy/schedule.h"
 #include "keeld/registry/registry.h"
@@ -57,6 +58,8 @@ class Planner {
 
     // The verdict from what is known now.
     [[nodiscard]] WorkloadVerdict verdict(const CatalogueEntry& entry) const;
+    // What `after` would change; `before`: what holds now, null where nothing did. Pure.
+    [[nodiscard]] ConfigChange change(const Config* before, const Config& after) const;
     // Whether some enrolled, not vetoed workload follows the tag, or may change to it.
     [[nodiscard]] bool in_use(const Tag& tag) const;
     // What those that follow the tag by look-ups want to hear of it, each different wish once.
@@ -83,6 +86,7 @@ class Planner {
 
   private:
     [[nodiscard]] bool is_ours(const CatalogueEntry& entry) const;
+    [[nodiscard]] Knowledge knowledge(const Config& config, const PhaseStates& phases) const;
     void consider(const WorkloadKey& key);
     void tell(const WorkloadKey& key, const CatalogueEntry* entry, const WorkloadVerdict& verdict);
     void wake_at(const WorkloadKey& key, std::optional<Time> moment);

@@ -201,12 +201,20 @@ std::vector<Target> targets_from_json(const std::string& json) {
     return targets;
 }
 
+// What the ledger has that the present rates count.
+std::vector<std::pair<Time, std::string>> Rollouts::paced_since() const {
+    const PacingConfig& pacing = parts_.config.pacing;
+    return parts_.ledger.intended_since(parts_.clock.now() -
+                                        std::max(pacing.cluster.per, pacing.ns.per));
+}
+
+void Rollouts::reconfigured() {
+    pacing_.configure(parts_.config.pacing, paced_since());
+    wake_waiting();
+}
+
 Rollouts::Rollouts(Parts parts)
-    : parts_(std::move(parts)),
-      pacing_(parts_.config.pacing,
-              parts_.ledger.intended_since(
-                  parts_.clock.now() -
-                  std::max(parts_.config.pacing.cluster.per, parts_.config.pacing.ns.per))) {
+    : parts_(std::move(parts)), pacing_(parts_.config.pacing, paced_since()) {
     for (const RejectedRow& row : parts_.ledger.rejected()) {
         rejected_[rejection_key(row.uid, row.tag, row.digest)] = row.text;
     }

@@ -79,6 +79,8 @@ class Rollouts {
     void notify(const WorkloadKey& key);
     // The leadership changed, or a place became free: all waiting rollouts look at their gates.
     void wake_waiting();
+    // The configuration is another one: its pacing counts from now on.
+    void reconfigured();
     // Ends all coroutines at their next step; rows stay open.
     void stop();
 
@@ -128,6 +130,7 @@ class Rollouts {
     using Handle = std::shared_ptr<Active>;
     enum class Applied : std::uint8_t { yes, superseded, refused, stopped };
 
+    [[nodiscard]] std::vector<std::pair<Time, std::string>> paced_since() const;
     Task<void> run(Handle rollout);
     Task<bool> wait_for_turn(Handle rollout);
     Task<bool> wait_for_gates(Handle rollout);

@@ -659,5 +659,26 @@ TEST(ListenAddressTest, IsWrittenAsItIsRead) {
     }
 }
 
+// What is to be tried need not run here.
+TEST_F(ConfigTest, P8_ATextIsReadWithoutTheFilesThatItNames) {
+    const std::string text =
+        "mode: act\n"
+        "caches: [{name: a, api: 'http://127.0.0.1:1/keel', secret: none.secret}]\n"
+        "events: {secret: none.secret}\n"
+        "registries: {ghcr.io: {direct: 'https://ghcr.io', credentials: {config: none.json}},\n"
+        "             quay.io: {direct: 'https://quay.io', credentials: {helper: not-there}}}\n"
+        "cap: {workloads: 7}\n";
+    const ConfigResult parsed = parse_config(text, path("other.yaml"));
+    ASSERT_TRUE(parsed.config) << all(parsed);
+    EXPECT_EQ(parsed.config->cap, 7);
+    EXPECT_EQ(parsed.config->text, text);
+    EXPECT_FALSE(parsed.config->event_secrets);
+    EXPECT_FALSE(load(text).config);
+    const ConfigResult wrong = parse_config("mode: act\ncapp: {}\n", path("other.yaml"));
+    ASSERT_EQ(wrong.errors.size(), 1U);
+    EXPECT_NE(wrong.errors[0].text.find("other.yaml:2: capp: unknown key"), std::string::npos)
+        << wrong.errors[0].text;
+}
+
 }  // namespace
 }  // namespace keel

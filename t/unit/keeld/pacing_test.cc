@@ -34,6 +34,20 @@ TEST(Pacing, R5_NoMoreThanTheLimitInAnyHour) {
     EXPECT_EQ(pacing.next_free("b", at(kHour)), at(600 + kHour)) << "it slides, it does not reset";
 }
 
+TEST(Pacing, R5_OtherRatesCountWhatWasStartedBefore) {
+    Pacing pacing(limits(3, 0), {});
+    for (const std::int64_t when : {0, 600})
+        pacing.take("a", at(when));
+    PacingConfig day = limits(3, 0);
+    day.cluster.per = std::chrono::hours{24};
+    // The ledger tells of one that the hour had forgotten, and of those that are counted already.
+    pacing.configure(day, {{at(-7'200), "b"}, {at(0), "a"}, {at(600), "a"}});
+    EXPECT_EQ(pacing.used(at(700)), 3);
+    EXPECT_EQ(pacing.next_free("c", at(700)), at(-7'200) + std::chrono::hours{24});
+    pacing.configure(limits(3, 0), {});
+    EXPECT_FALSE(pacing.next_free("c", at(700)));
+}
+
 TEST(Pacing, R5_NeverMoreThanNInAnyWindowHoweverItIsAsked) {
     Pacing pacing(limits(5, 2), {});
     std::vector<std::pair<std::int64_t, std::string>> started;

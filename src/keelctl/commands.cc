@@ -15,6 +15,7 @@
 
 #include "keelctl/client.h"
 #include "keelctl/policy_try.h"
+#include "keelctl/report.h"
 #include "keelctl/show.h"
 
 namespace keel::ctl {
@@ -200,6 +201,16 @@ or there are mistakes in it.
 Example:
   keelctl plan --config keeld-new.yaml)";
 
+constexpr const char* kReportFooter =
+    R"(Of the workloads of every phase that has begun: how many run the newest that they may, as a share of those that can be
+restarted; who is pinned out (a hold, a pin, a rejected target) and why; whose rollout failed and what runs is not well yet;
+how long it took from the first sight of a digest to the proof that pods run it; and, apart, who waits for nothing.
+
+Exit codes: 0 no failed rollout stands; 1 at least one does, or there is no such phase; 2 could not tell.
+
+Example:
+  keelctl report --format markdown > plan.md)";
+
 struct Options {
     bool all = false;
     std::string config;
@@ -211,6 +222,7 @@ struct Options {
     bool dry_run = false;
     std::string server;
     std::string output = "table";
+    std::string format;
     bool wide = false;
     std::string workload;
     std::string ns;
@@ -288,6 +300,7 @@ class Session {
     int holds();
     int watches();
     int phases();
+    int report();
     int phase_advance();
     int phase_pause();
     int phase_resume();
@@ -296,7 +309,9 @@ class Session {
   private:
     using Show = std::string (*)(const json_t*, const Style&);
 
-    [[nodiscard]] bool json() const { return options_.output == "json"; }
+    [[nodiscard]] bool json() const {
+        return options_.output == "json" || options_.format == "json";
+    }
     [[nodiscard]] Style style() const {
         return {.paint = Painter(environment_.colours),
                 .wide = options_.wide,
@@ -449,6 +464,17 @@ int Session::holds() {
 
 int Session::phases() {
     return list("/v1/phases", {}, show_phases);
+}
+
+int Session::report() {
+    const auto answer = client_.get("/v1/report", {{"phase", options_.tag}});
+    if (!answer) {
+        failed(answer.error());
+        return answer.error().code == "not-found" ? kAttention : kUnknown;
+    }
+    print(*answer, options_.format == "markdown" ? markdown_report : show_report);
+    const json_t* plan = json_object_get(answer->root.get(), "plan");
+    return json_array_size(json_object_get(plan, "failed")) == 0 ? kFine : kAttention;
 }
 
 int Session::phase_advance() {
@@ -662,6 +688,12 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
+    CLI::App* report = add("report", "what the phases have come to, each and all together",
+                           kReportFooter, &Session::report);
+    report->add_option("--phase", options.tag, "only this one")->type_name("NAME");
+    report->add_option("--format", options.format, "table, json, or markdown for a page")
+        ->check(CLI::IsMember({"table", "json", "markdown"}).description(""))
+        ->type_name("table|json|markdown");
     CLI::App* policy = app.add_subcommand("policy", "what a policy means");
     policy->require_subcommand(0, 1)->footer("");
     CLI::App* attempt = policy->add_subcommand(

@@ -97,6 +97,9 @@ ApiResponse Router::read(const ApiRequest& request) {
     if (request.path == "/v1/audit/watches") {
         return views_.watches(request);
     }
+    if (request.path == "/v1/report") {
+        return views_.report(request);
+    }
     if (request.path == "/v1/phases") {
         return views_.phases();
     }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/tag_shape.h"
+#include "keeld/api/report.h"
 #include "keeld/json.h"
 
 namespace keel {
@@ -947,6 +948,20 @@ ApiResponse Views::watches(const ApiRequest& request) {
 
 ApiResponse Views::phases() {
     return answer(page(phases_array(parts_.plan), ""));
+}
+
+ApiResponse Views::report(const ApiRequest& request) {
+    const std::string phase = request.parameter("phase").value_or("");
+    const bool known = phase.empty() ||
+                       std::ranges::any_of(parts_.config.phases,
+                                           [&phase](const auto& one) { return one.name == phase; });
+    if (parts_.plan == nullptr || parts_.planner == nullptr || !known) {
+        return api_error(404, "not-found", "the configuration has no phase " + phase);
+    }
+    return answer(
+        keel::report(ReportParts{parts_.config, parts_.clock, parts_.catalogue, parts_.tags,
+                                 parts_.ledger, *parts_.planner, *parts_.plan},
+                     phase));
 }
 
 ApiResponse Views::rollouts(const ApiRequest& request) {

@@ -72,6 +72,8 @@ class Views {
     [[nodiscard]] ApiResponse rollouts(const ApiRequest& request);
     [[nodiscard]] ApiResponse ledger(const ApiRequest& request);
     [[nodiscard]] ApiResponse phases();
+    // ?phase=NAME: of that one alone.
+    [[nodiscard]] ApiResponse report(const ApiRequest& request);
     [[nodiscard]] ApiResponse metrics();
 
     // What is wrong now. To be called once a second as well, so that `since` is true.

@@ -9,7 +9,18 @@ namespace {
 constexpr std::array<std::string_view, 5> kStandpoints{"newest", "on-the-way", "pinned-out",
                                                        "apart", "unknown"};
 
-// It was to run something newer, and what it does run is not proven to be that.
+bool is_passing(Reason reason) {
+    return reason == Reason::no_baseline || reason == Reason::no_answer;
+}
+
+void earlier(Time& next, Time moment, Time now) {
+    if (moment > now && (next == Time{} || moment < next)) {
+        next = moment;
+    }
+}
+
+}  // namespace
+
 bool is_unproven(Reason reason) {
     switch (reason) {
         case Reason::rollout_stalled:
@@ -22,18 +33,6 @@ bool is_unproven(Reason reason) {
             return false;
     }
 }
-
-bool is_passing(Reason reason) {
-    return reason == Reason::no_baseline || reason == Reason::no_answer;
-}
-
-void earlier(Time& next, Time moment, Time now) {
-    if (moment > now && (next == Time{} || moment < next)) {
-        next = moment;
-    }
-}
-
-}  // namespace
 
 std::string_view to_string(Standpoint standpoint) {
     return kStandpoints.at(static_cast<std::size_t>(standpoint));

@@ -51,6 +51,9 @@ struct Assessment {
 [[nodiscard]] Standpoint standpoint_of(const Member& member, const AcceptConfig& accept, Time begun,
                                        Time now);
 
+// Of a followed one: it was to run something newer, and what it does run is not proven to be that.
+[[nodiscard]] bool is_unproven(Reason reason);
+
 // `paused`: nothing may start, so nothing is late.
 [[nodiscard]] Assessment assess(const std::vector<Member>& members, const AcceptConfig& accept,
                                 Time begun, bool paused, Time now);

@@ -302,6 +302,11 @@ void Phases::follow(const PhaseConfig& phase) {
                    known->second.reached == Time{}) {
             known->second.reached = parts_.clock.now();
             changed = true;
+        } else if (followed && known->second.reached != Time{} && is_unproven(judged.reason)) {
+            // It was there, and is to be proven anew: keeld has started, or its pods are others.
+            known->second.due = parts_.clock.now();
+            known->second.reached = Time{};
+            changed = true;
         }
     }
     if (changed) {

@@ -576,6 +576,38 @@ TEST_F(CommandsTest, PhasesAreListedAndMoved) {
     EXPECT_EQ(run({"phase", "resume"}), kUnknown);
 }
 
+TEST_F(CommandsTest, AReportIsATableJsonOrMarkdown) {
+    const std::string section =
+        R"("workloads":9,"followed":6,"newest":5,"on_the_way":1,"unknown":0,"rollouts":5,"failed_rollouts":1,"share":0.625,
+"pinned_out":[{"workload":"Deployment/a/x","reason":"target-rejected","text":"it | crashed"}],"failed":[FAILED],"leaked":[],
+"apart":[{"workload":"CronJob/a/y","reason":"at-next-run","text":""}],"upstream_to_proven":{"count":5,"p50":"1m","p95":"2h"})";
+    const auto report = [&section](const std::string& failed) {
+        std::string text = R"({"at":"2026-11-22T12:00:00.000Z","phases":[{)" + section +
+                           R"(,"name":"media","state":"active"},{)" + section +
+                           R"(,"name":"later","state":"active"}],"plan":{)" + section + "}}";
+        for (auto at = text.find("FAILED"); at != std::string::npos; at = text.find("FAILED"))
+            text.replace(at, 6, failed);
+        return text;
+    };
+    answer("/v1/report", report(""));
+    EXPECT_EQ(run({"report"}), kFine);
+    EXPECT_TRUE(out_has("media  active  5 of 9     62 %   1           1       0         0"))
+        << out_;
+    EXPECT_TRUE(out_has("all    -       5 of 9")) << out_;
+    EXPECT_TRUE(out_has("  Deployment/a/x  target-rejected  it | crashed\n"));
+    EXPECT_TRUE(out_has("apart  1 at-next-run\n"));
+    EXPECT_EQ(run({"report", "--format", "json", "--phase", "media"}), kFine);
+    EXPECT_EQ(out_, report("") + "\n");
+    EXPECT_EQ(asked_.back(), "/v1/report?phase=media");
+    answer("/v1/report",
+           report(R"({"workload":"Deployment/a/z","reason":"content","text":"crashes"})"));
+    EXPECT_EQ(run({"report", "--format", "markdown"}), kAttention);
+    EXPECT_TRUE(out_has("| media | active | 5 of 9 | 62 % | 1 | 1 | 1 | 0 | 1m | 2h |\n")) << out_;
+    EXPECT_TRUE(out_has("- Deployment/a/x (target-rejected): it \\| crashed\n")) << out_;
+    EXPECT_TRUE(out_has("## Failed and not gone back\n\n- Deployment/a/z (content): crashes\n"));
+    EXPECT_EQ(run({"report", "--format", "pdf"}), kUnknown);
+}
+
 TEST_F(CommandsTest, WhyShowsTheHoldBesideTheNewest) {
     std::string held = kWorkload;
     held.replace(held.find(R"("settings")"), 0,

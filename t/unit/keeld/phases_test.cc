@@ -295,6 +295,22 @@ TEST_F(PhasesTest, a_target_on_its_way_at_the_end_of_the_soak_is_waited_for) {
     EXPECT_EQ(stage("first"), "completed");
 }
 
+// A keeld that starts again has to read what runs first: nobody is late for that.
+TEST_F(PhasesTest, a_restart_late_in_the_soak_violates_nothing) {
+    rolls("first-a", "x");
+    arrives("first-a", "x");
+    pass(hours(24 * 3));
+    verdicts["x"] = {Verdict::blocked, Reason::no_baseline};
+    restart();
+    EXPECT_EQ(stage("first"), "soaking");
+    pass(hours(23));
+    EXPECT_EQ(stage("first"), "soaking");
+    arrives("first-a", "x");
+    pass(hours(24 * 4) - hours(23));
+    EXPECT_EQ(stage("first"), "completed");
+    EXPECT_EQ(phases->find("first")->violation, "");
+}
+
 TEST_F(PhasesTest, a_newer_target_has_its_own_time) {
     rolls("first-a", "x");
     pass(hours(23));

@@ -164,6 +164,9 @@ std::string setting_text(const json_t* setting) {
         losers += json_is_object(loser) ? printable(text_of(loser, "value")) + " of " +
                                               printable(text_of(loser, "layer"))
                                         : printable(text_of(loser));
+        if (const auto note = text_of(loser, "note"); !note.empty()) {
+            losers += " (" + printable(note) + ")";
+        }
     });
     return result + losers;
 }

@@ -136,6 +136,15 @@ def test_p8_the_first_start_in_observe_is_free_and_what_needs_a_restart_is_named
     assert written(stage) == []
 
 
+def shown(stage, name):
+    """What stands on a workload, its controller's own annotation aside."""
+    _, namespace, short = name.split("/")
+    meta = stage.kube.get("deployments", namespace, short)["metadata"]
+    annotations = {key: value for key, value in meta.get("annotations", {}).items() if key.startswith("keel")}
+    assert "keeld" not in {entry["manager"] for entry in meta["managedFields"]}
+    return meta["generation"], meta["labels"], annotations
+
+
 def setting(keeld, name, key):
     """(value, layer) of a setting of the workload's first container."""
     found = keeld.get(f"/v1/workloads/{name}")["containers"][0]["settings"][key]
@@ -145,7 +154,7 @@ def setting(keeld, name, key):
 def test_p1_p2_defaults_and_phases_hold_at_once_everywhere_and_are_gone_as_they_came(stage, another):
     own, *others = workloads(*FIRST)
     stage.kube.patch("deployments", FIRST[0], "app-0", {"metadata": {"annotations": {"keel.sh/policy": "patch"}}})
-    before = [stage.kube.get("deployments", name.split("/")[1], name.split("/")[2])["metadata"] for name in [own, *others]]
+    before = [shown(stage, name) for name in [own, *others]]
     another.start().wait_ready()
 
     def all_say(value, layer):
@@ -171,9 +180,38 @@ def test_p1_p2_defaults_and_phases_hold_at_once_everywhere_and_are_gone_as_they_
     wait_for("enrolled", lambda: standing(another, workloads(FIRST[1])[0])[1] != "not-enrolled", 10)
 
     # Nothing of all that stands on the objects.
-    after = [stage.kube.get("deployments", name.split("/")[1], name.split("/")[2])["metadata"] for name in [own, *others]]
-    assert after == before and written(stage) == []
+    assert [shown(stage, name) for name in [own, *others]] == before and written(stage) == []
     stage.kube.patch("deployments", FIRST[0], "app-0", {"metadata": {"annotations": {"keel.sh/policy": None}}})
+
+
+def test_p3_what_an_ignored_manager_wrote_is_no_setting_and_what_people_wrote_is(stage, another):
+    """As a mutate policy of Kyverno stamps it: `never` on a workload and on a namespace, both enrolled."""
+    stamped, kept = workloads(FIRST[0])[:2]
+    never, nothing = ({"metadata": {"annotations": {"keel.sh/policy": value}}} for value in ("never", None))
+
+    def annotate(name, change, manager):
+        stage.kube.patch("deployments", FIRST[0], name.rpartition("/")[2], change, manager=manager)
+
+    annotate(stamped, never, "kyverno")
+    annotate(kept, never, "kubectl-edit")
+    stage.kube.patch("namespaces", None, FIRST[1], never, manager="kyverno-background")
+    try:
+        another.start().wait_ready()
+        inside = workloads(FIRST[1])[0]
+        assert {standing(another, name)[1] for name in (stamped, kept, inside)} == {"vetoed"}
+        change = {"settings": {"ignoreManagers": ["kyverno", "kyverno-*"]}}
+        answer = another.request("POST", "/v1/plan", other_file(another, change).read_text())[1]
+        assert sorted(answer["enrolled"]) == sorted([stamped, *workloads(FIRST[1])])
+        reload(another, change, ": taken (all of it)")
+        wait_for("followed", lambda: standing(another, stamped)[1] != "vetoed", 10)
+        assert standing(another, inside)[1] != "vetoed" and standing(another, kept)[1] == "vetoed"
+        code, out, _ = another.ctl("why", stamped)
+        assert "never of workload annotation (ignored: field manager kyverno)" in out, out
+        assert written(stage) == []
+    finally:
+        for name in (stamped, kept):
+            annotate(name, nothing, "lab")
+        stage.kube.patch("namespaces", None, FIRST[1], nothing)
 
 
 def test_a_digest_is_rolled_when_it_is_old_enough_and_not_before(stage, another):

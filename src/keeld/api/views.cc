@@ -91,6 +91,9 @@ json_t* setting_object(const Setting& setting) {
         json_t* item = json_object();
         set(item, "value", loser.value);
         set(item, "layer", loser.layer);
+        if (!loser.note.empty()) {
+            set(item, "note", loser.note);
+        }
         json_array_append_new(losers, item);
     }
     json_object_set_new(object, "overridden", losers);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <initializer_list>
 #include <limits>
 #include <utility>
 
@@ -137,6 +138,57 @@ KeelKeys keel_keys(Fields& fields, const json_t* metadata, const char* key) {
                         if (is_keel_key(name)) kept.emplace(name, value);
                     });
     return kept;
+}
+
+// The members of a fieldsV1 below this path; null: none.
+const json_t* fields_below(const json_t* fields, std::initializer_list<const char*> path) {
+    for (const char* key : path) {
+        fields = json_object_get(fields, key);
+    }
+    return fields;
+}
+
+void note_writer(std::vector<KeyWriters>& writers, const json_t* metadata, KeyPlace annotation,
+                 KeyPlace label, const std::string& manager) {
+    for (const auto& [member, place] :
+         {std::pair{"f:annotations", annotation}, std::pair{"f:labels", label}}) {
+        auto* map = const_cast<json_t*>(json_object_get(metadata, member));
+        for (void* at = json_object_iter(map); at != nullptr; at = json_object_iter_next(map, at)) {
+            std::string_view key{json_object_iter_key(at)};
+            if (!key.starts_with("f:") || !is_keel_key(key.substr(2))) continue;
+            key.remove_prefix(2);
+            auto known = std::ranges::find_if(writers, [&, where = place](const KeyWriters& one) {
+                return one.place == where && one.key == key;
+            });
+            if (known == writers.end()) {
+                known = writers.insert(known, {place, std::string{key}, {}});
+            }
+            if (std::ranges::find(known->managers, manager) == known->managers.end()) {
+                known->managers.push_back(manager);
+            }
+        }
+    }
+}
+
+// Who wrote our keys of the object, and of its pod template.
+std::vector<KeyWriters> writers_of(Fields& fields, const json_t* metadata) {
+    std::vector<KeyWriters> writers;
+    const char* key = "managedFields";
+    for_each_object(fields, fields.array(metadata, key), key, [&](const json_t* entry) {
+        const std::string manager = fields.string(entry, "manager");
+        const json_t* owned = fields.object(entry, "fieldsV1");
+        const json_t* spec = json_object_get(owned, "f:spec");
+        note_writer(writers, json_object_get(owned, "f:metadata"), KeyPlace::annotation,
+                    KeyPlace::label, manager);
+        for (const json_t* pods :
+             {fields_below(spec, {"f:template", "f:metadata"}),
+              fields_below(spec, {"f:jobTemplate", "f:spec", "f:template", "f:metadata"})}) {
+            note_writer(writers, pods, KeyPlace::template_annotation, KeyPlace::template_label,
+                        manager);
+        }
+    });
+    writers.shrink_to_fit();
+    return writers;
 }
 
 std::optional<Owner> controller_of(Fields& fields, const json_t* metadata) {
@@ -491,6 +543,7 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     workload.annotations = keel_keys(fields, metadata, "annotations");
     workload.labels = keel_keys(fields, metadata, "labels");
     workload.controller = controller_of(fields, metadata);
+    workload.writers = writers_of(fields, metadata);
 
     const json_t* pod_template = fields.object(spec, "template");
     if (kind == WorkloadKind::cron_job) {
@@ -547,6 +600,7 @@ Expected<Namespace> decode_namespace(const json_t* object) {
         fields, fields.object(metadata, "labels"), "labels",
         [&](std::string_view key, std::string_view value) { ns.labels.emplace(key, value); });
     ns.annotations = keel_keys(fields, metadata, "annotations");
+    ns.writers = writers_of(fields, metadata);
     const std::string name = ns.name;
     return checked(fields, object, "Namespace", std::move(ns), name);
 }

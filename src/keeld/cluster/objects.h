@@ -73,6 +73,16 @@ struct NodeRule {
     std::vector<std::string> values;
 };
 
+// Where a key of ours stands.
+enum class KeyPlace : std::uint8_t { annotation, label, template_annotation, template_label };
+
+// The field managers that wrote such a key, as metadata.managedFields has them.
+struct KeyWriters {
+    KeyPlace place = KeyPlace::annotation;
+    std::string key;
+    std::vector<std::string> managers;
+};
+
 struct Workload {
     WorkloadKey key;
     std::string uid;
@@ -85,6 +95,7 @@ struct Workload {
     KeelKeys labels;
     KeelKeys template_annotations;
     KeelKeys template_labels;
+    std::vector<KeyWriters> writers;  // of these four; none where the API server does not tell
     std::vector<std::string> pull_secrets;          // imagePullSecrets of the pod template, by name
     std::string service_account;                    // of the pod template; empty: "default"
     std::vector<std::vector<NodeRule>> node_terms;  // nodeSelector and required nodeAffinity: one
@@ -122,6 +133,7 @@ struct Namespace {
     bool terminating = false;
     std::map<std::string, std::string, std::less<>> labels;
     KeelKeys annotations;
+    std::vector<KeyWriters> writers;  // of our keys among both
 };
 
 // One container of a pod, as its status tells.

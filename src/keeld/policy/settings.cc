@@ -30,7 +30,7 @@ std::optional<int> whole_number(const std::string& text, int least, int most) {
 struct Layer {
     std::string name;
     std::string_view value;
-    bool set;
+    std::string note{};  // why it does not count; empty: it does
 };
 
 constexpr const char* kPolicy = "keel.sh/policy";
@@ -49,42 +49,71 @@ bool same_in_any_case(std::string_view one, std::string_view other) {
     return std::ranges::equal(one, other, {}, lower, lower);
 }
 
-// Other spellings count only where the key itself is absent from the same map.
-template <class Map>
-Layer layer(const char* name, const Map& map, const std::string& key) {
-    auto found = map.find(key);
-    if (found == map.end() && key == kPolicy) found = map.find(kPolicyAlias);
-    if (found == map.end() && key == kMatchTag) found = map.find(kMatchTagAlias);
-    if (found == map.end() && std::ranges::find(kAnyCase, key) != kAnyCase.end()) {
-        found = std::ranges::find_if(
-            map, [&key](const auto& item) { return same_in_any_case(item.first, key); });
-    }
-    return found != map.end() ? Layer{name, found->second, true} : Layer{name, {}, false};
+// Why what a key says there is no setting: none but field managers that are ignored wrote it (the
+// configuration's, and keeld's own). Empty: it is one.
+std::string ignored(const std::vector<KeyWriters>& writers, KeyPlace place, std::string_view key,
+                    const Config& config) {
+    const auto found = std::ranges::find_if(
+        writers, [&](const KeyWriters& one) { return one.place == place && one.key == key; });
+    if (found == writers.end() || found->managers.empty()) return "";
+    const bool all = std::ranges::all_of(found->managers, [&config](const std::string& manager) {
+        return manager == kStampManager ||
+               std::ranges::any_of(config.ignored_managers, [&manager](const std::string& glob) {
+                   return matches_glob(glob, manager);
+               });
+    });
+    return all ? "ignored: field manager " + found->managers.front() : "";
 }
 
 constexpr const char* kWorkloadAnnotation = "workload annotation";
 constexpr const char* kWorkloadLabel = "workload label";
 
-// Strongest first (design.md, "Settings").
+// Calls visit(name, map, place, writers) for every place of the cluster where a setting may stand,
+// the strongest first (design.md, "Settings").
+template <class Visit>
+void for_each_place(const Workload& workload, const Namespace* ns, Visit visit) {
+    const auto& writers = workload.writers;
+    visit(kWorkloadAnnotation, workload.annotations, KeyPlace::annotation, writers);
+    visit(kWorkloadLabel, workload.labels, KeyPlace::label, writers);
+    visit("pod template annotation", workload.template_annotations, KeyPlace::template_annotation,
+          writers);
+    visit("pod template label", workload.template_labels, KeyPlace::template_label, writers);
+    if (ns != nullptr) {
+        visit("namespace annotation", ns->annotations, KeyPlace::annotation, ns->writers);
+        visit("namespace label", ns->labels, KeyPlace::label, ns->writers);
+    }
+}
+
+// What a key says in each place and phase, strongest first. Other spellings count only where the
+// key itself is absent from the same map, or is no setting there.
 std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const Config& config,
                           const std::string& key) {
     std::vector<Layer> all;
-    const auto add = [&](const char* name, const auto& map) {
-        if (map.empty()) return;
-        if (const Layer one = layer(name, map, key); one.set) all.push_back(one);
-    };
-    add(kWorkloadAnnotation, workload.annotations);
-    add(kWorkloadLabel, workload.labels);
-    add("pod template annotation", workload.template_annotations);
-    add("pod template label", workload.template_labels);
-    if (ns != nullptr) {
-        add("namespace annotation", ns->annotations);
-        add("namespace label", ns->labels);
-    }
+    for_each_place(
+        workload, ns,
+        [&](const char* name, const auto& map, KeyPlace place,
+            const std::vector<KeyWriters>& writers) {
+            if (map.empty()) return;
+            const auto counts = [&](auto found) {
+                if (found == map.end()) return false;
+                all.push_back({name, found->second, ignored(writers, place, found->first, config)});
+                return all.back().note.empty();
+            };
+            if (counts(map.find(key))) return;
+            if (key == kPolicy) {
+                counts(map.find(kPolicyAlias));
+            } else if (key == kMatchTag) {
+                counts(map.find(kMatchTagAlias));
+            } else if (std::ranges::find(kAnyCase, key) != kAnyCase.end()) {
+                counts(std::ranges::find_if(map, [&key](const auto& item) {
+                    return item.first != key && same_in_any_case(item.first, key);
+                }));
+            }
+        });
     for (const PhaseConfig* phase : phases_of(workload.key.ns, ns, config)) {
         const auto found = phase->settings.find(key);
         if (found != phase->settings.end()) {
-            all.push_back({"phase " + phase->name, found->second, true});
+            all.push_back({"phase " + phase->name, found->second});
         }
     }
     return all;
@@ -92,20 +121,22 @@ std::vector<Layer> layers(const Workload& workload, const Namespace* ns, const C
 
 // Where a veto stands, as a layer's name; empty if nowhere. The alias vetoes beside the key itself
 // too (P3).
-std::string veto_of(const Workload& workload, const Namespace* ns) {
-    const auto says_never = [](const auto& map) {
-        return std::ranges::any_of(std::array{kPolicy, kPolicyAlias}, [&map](const char* key) {
-            const auto found = map.find(key);
-            return found != map.end() && found->second == "never";
-        });
-    };
-    if (says_never(workload.annotations)) return "workload annotation";
-    if (says_never(workload.labels)) return "workload label";
-    if (says_never(workload.template_annotations)) return "pod template annotation";
-    if (says_never(workload.template_labels)) return "pod template label";
-    if (ns != nullptr && says_never(ns->annotations)) return "namespace annotation";
-    if (ns != nullptr && says_never(ns->labels)) return "namespace label";
-    return "";
+std::string veto_of(const Workload& workload, const Namespace* ns, const Config& config) {
+    std::string where;
+    for_each_place(workload, ns,
+                   [&](const char* name, const auto& map, KeyPlace place,
+                       const std::vector<KeyWriters>& writers) {
+                       if (!where.empty() || map.empty()) return;
+                       for (const char* key : {kPolicy, kPolicyAlias}) {
+                           const auto found = map.find(key);
+                           if (found != map.end() && found->second == "never" &&
+                               ignored(writers, place, key, config).empty()) {
+                               where = name;
+                               return;
+                           }
+                       }
+                   });
+    return where;
 }
 
 }  // namespace
@@ -114,17 +145,19 @@ Setting effective_setting(const Workload& workload, const Namespace* ns, const C
                           const std::string& key, const std::string& fallback) {
     Setting result;
     for (const Layer& one : layers(workload, ns, config, key)) {
-        if (result.layer.empty()) {
+        if (result.layer.empty() && one.note.empty()) {
             result.value = one.value;
             result.layer = one.name;
         } else {
-            result.overridden.push_back({std::string(one.value), one.name});
+            result.overridden.push_back({std::string(one.value), one.name, one.note});
         }
     }
     if (result.layer.empty()) {
-        return Setting{fallback, "default", {}};
+        result.value = fallback;
+        result.layer = "default";
+    } else {
+        result.overridden.push_back({fallback, "default"});
     }
-    result.overridden.push_back({fallback, "default"});
     return result;
 }
 
@@ -261,6 +294,7 @@ class SettingsReader {
         Parsed<T> result;
         std::size_t best = all.size();
         for (std::size_t i = 0; i < all.size(); ++i) {
+            if (!all[i].note.empty()) continue;
             const std::optional<T> value = parse(all[i].value);
             if (!value) {
                 fault(key, Setting{all[i].value, all[i].layer, {}}, expected, true);
@@ -349,17 +383,21 @@ bool is_excluded(const std::string& ns, const Config& config) {
 namespace {
 
 // "workload annotation keel.sh/policy"; empty where the workload says nothing of its own.
-std::string own_policy(const Workload& workload) {
-    for (const auto& [name, map] : {std::pair{kWorkloadAnnotation, &workload.annotations},
-                                    std::pair{kWorkloadLabel, &workload.labels}}) {
-        for (const char* key : {kPolicy, kPolicyAlias}) {
-            const auto found = map->find(key);
-            if (found != map->end() && !found->second.empty()) {
-                return std::string(name) + " " + key;
-            }
-        }
-    }
-    return "";
+std::string own_policy(const Workload& workload, const Config& config) {
+    std::string where;
+    for_each_place(workload, nullptr,
+                   [&](const char* name, const auto& map, KeyPlace place,
+                       const std::vector<KeyWriters>& writers) {
+                       if (place != KeyPlace::annotation && place != KeyPlace::label) return;
+                       for (const char* key : {kPolicy, kPolicyAlias}) {
+                           const auto found = map.find(key);
+                           if (where.empty() && found != map.end() && !found->second.empty() &&
+                               ignored(writers, place, key, config).empty()) {
+                               where = std::string(name) + " " + key;
+                           }
+                       }
+                   });
+    return where;
 }
 
 // By what the workload takes part; empty: it does not.
@@ -375,7 +413,7 @@ std::string enrolled_by(const Workload& workload, const Namespace* ns, const Pha
             return "namespace label " + rule.label_key + "=" + rule.label_value;
         }
     }
-    return rule.workload_annotation ? own_policy(workload) : "";
+    return rule.workload_annotation ? own_policy(workload, config) : "";
 }
 
 Standing outside(Reason reason, std::string sentence) {
@@ -394,7 +432,7 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
                        "namespace " + workload.key.ns +
                            " is excluded (enrolment.exclude, keeld's own, or a cache's)");
     }
-    if (const std::string where = veto_of(workload, ns); !where.empty()) {
+    if (const std::string where = veto_of(workload, ns, config); !where.empty()) {
         return outside(Reason::vetoed, "keel.sh/policy: never stands as " + where +
                                            "; remove it there to follow again");
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/pattern.h"
@@ -22,6 +23,7 @@ struct Setting {
     struct Loser {
         std::string value;
         std::string layer;
+        std::string note{};  // why it is no setting at all, whoever is stronger; or empty
     };
     std::string value;
     std::string layer;
@@ -30,6 +32,9 @@ struct Setting {
     // Written on the workload itself, not on its pods, its namespace, or in the configuration.
     [[nodiscard]] bool is_own() const;
 };
+
+// The field manager of the keys that keeld itself shows on objects: they are no settings.
+inline constexpr std::string_view kStampManager = "keeld-stamp";
 
 // A setting and what its value means.
 template <class T>

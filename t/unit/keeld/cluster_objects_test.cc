@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <jansson.h>
 
+#include <algorithm>
+
 #include "keeld/cluster/page.h"
 #include "keeld/json.h"
 
@@ -427,6 +429,38 @@ TEST(ClusterPageTest, ABrokenPageIsAnError) {
                             R"({"metadata":{"resourceVersion":"9"}} x)"}) {
         EXPECT_FALSE(read_list_page(bad, [](const json_t*) {})) << bad;
     }
+}
+
+// Which field managers wrote our keys, on the object and on its pod template; others are not kept.
+TEST(Objects, WhoWroteOurKeysIsKept) {
+    const Json object = parse_json(R"({"metadata": {"name": "web", "namespace": "shop",
+      "managedFields": [
+        {"manager": "kyverno", "operation": "Update", "fieldsV1": {"f:metadata": {
+          "f:annotations": {".": {}, "f:keel.sh/policy": {}, "f:other": {}},
+          "f:labels": {"f:keel.sh/trigger": {}}}}},
+        {"manager": "kubectl", "operation": "Apply", "fieldsV1": {
+          "f:metadata": {"f:annotations": {"f:keel.sh/policy": {}}},
+          "f:spec": {"f:template": {"f:metadata": {"f:annotations": {"f:keel.sh/step": {}}}}}}},
+        {"manager": "kubectl", "operation": "Update", "subresource": "status"}]}})");
+    const Expected<Workload> workload = decode_workload(WorkloadKind::deployment, object.get(), "");
+    ASSERT_TRUE(workload) << workload.error().text;
+    const auto writers = [&workload](KeyPlace place, const std::string& key) {
+        const auto found = std::ranges::find_if(workload->writers, [&](const KeyWriters& one) {
+            return one.place == place && one.key == key;
+        });
+        return found != workload->writers.end() ? found->managers : std::vector<std::string>{};
+    };
+    using Names = std::vector<std::string>;
+    EXPECT_EQ(writers(KeyPlace::annotation, "keel.sh/policy"), (Names{"kyverno", "kubectl"}));
+    EXPECT_EQ(writers(KeyPlace::label, "keel.sh/trigger"), Names{"kyverno"});
+    EXPECT_EQ(writers(KeyPlace::template_annotation, "keel.sh/step"), Names{"kubectl"});
+    EXPECT_EQ(workload->writers.size(), 3U);
+    const Json job = parse_json(R"({"metadata": {"name": "web", "managedFields": [{"manager": "m",
+      "fieldsV1": {"f:spec": {"f:jobTemplate": {"f:spec": {"f:template": {"f:metadata": {"f:labels":
+      {"f:keel.sh/policy": {}}}}}}}}}]}})");
+    const Expected<Workload> cron = decode_workload(WorkloadKind::cron_job, job.get(), "");
+    ASSERT_TRUE(cron && cron->writers.size() == 1U);
+    EXPECT_EQ(cron->writers[0].place, KeyPlace::template_label);
 }
 
 }  // namespace

@@ -451,6 +451,63 @@ TEST(Settings, S2_TheDefaultListKnowsDatabasesAndLeavesTheirHelpersAlone) {
     }
 }
 
+// --- ignored field managers ---
+
+TEST_P(SettingsPlace, WhatAnIgnoredManagerWroteIsNeitherSettingNorVeto) {
+    static constexpr KeyPlace kPlaces[] = {KeyPlace::annotation,          KeyPlace::label,
+                                           KeyPlace::template_annotation, KeyPlace::template_label,
+                                           KeyPlace::annotation,          KeyPlace::label};
+    std::vector<KeyWriters>& writers = GetParam() < 4 ? workload.writers : ns.writers;
+    for (const char* key : {kPolicy, kAlias}) {
+        workload = sample();
+        ns = enrolled("shop");
+        place.write(workload, ns, key, "never");
+        writers = {{kPlaces[GetParam()], key, {"kyverno-background"}}};
+        config.ignored_managers.clear();
+        EXPECT_EQ(standing_of(workload, &ns, config, {}).reason, Reason::vetoed) << key;
+        config.ignored_managers = {"kyverno*"};
+        EXPECT_TRUE(standing_of(workload, &ns, config, {}).ours) << key;
+        Setting setting = effective_setting(workload, &ns, config, kPolicy, "force");
+        EXPECT_EQ(setting.value + " " + setting.layer, "force default");
+        ASSERT_EQ(setting.overridden.size(), 1U);
+        EXPECT_EQ(setting.overridden[0].layer, place.name);
+        EXPECT_EQ(setting.overridden[0].note, "ignored: field manager kyverno-background");
+        writers[0].managers = {"kyverno-background", "kubectl"};  // a person wrote it, too
+        EXPECT_EQ(standing_of(workload, &ns, config, {}).reason, Reason::vetoed) << key;
+        writers[0].managers = {std::string(kStampManager)};
+        config.ignored_managers.clear();
+        EXPECT_TRUE(standing_of(workload, &ns, config, {}).ours) << "our own, always";
+        writers.clear();
+        EXPECT_EQ(standing_of(workload, &ns, config, {}).reason, Reason::vetoed) << "nobody known";
+    }
+}
+
+TEST(Settings, AnIgnoredGuardNeitherTightensNorBlocks) {
+    Workload workload = sample();
+    Config config;
+    config.ignored_managers = {"kyverno"};
+    workload.annotations["keel.sh/minAge"] = "soon";
+    workload.labels["keel.sh/minAge"] = "1h";
+    workload.writers = {{KeyPlace::annotation, "keel.sh/minAge", {"kyverno"}}};
+    const WorkloadSettings settings = settings_of(workload, nullptr, config);
+    EXPECT_EQ(settings.blocking(), nullptr);
+    EXPECT_EQ(settings.min_age.layer, "workload label");
+    EXPECT_EQ(settings.min_age.parsed, std::chrono::hours{1});
+}
+
+TEST(Settings, P4_AnIgnoredPolicyDoesNotEnrol) {
+    Workload workload = sample();
+    Namespace ns = enrolled("shop");
+    ns.labels.clear();
+    Config config;
+    config.enrolment.workload_annotation = true;
+    workload.annotations[kPolicy] = "force";
+    EXPECT_TRUE(standing_of(workload, &ns, config, {}).ours);
+    workload.writers = {{KeyPlace::annotation, kPolicy, {"kyverno"}}};
+    config.ignored_managers = {"kyverno"};
+    EXPECT_FALSE(standing_of(workload, &ns, config, {}).ours);
+}
+
 // --- phases ---
 
 Config two_phases() {

@@ -674,7 +674,7 @@ TEST_F(ConfigTest, P8_ATextIsReadWithoutTheFilesThatItNames) {
     EXPECT_EQ(parsed.config->text, text);
     EXPECT_FALSE(parsed.config->event_secrets);
     EXPECT_FALSE(load(text).config);
-    const ConfigResult wrong = parse_config("mode: observe\ncapp: {}\n", path("other.yaml"));
+    const ConfigResult wrong = parse_config("kubernetes: {}\ncapp: {}\n", path("other.yaml"));
     ASSERT_EQ(wrong.errors.size(), 1U);
     EXPECT_NE(wrong.errors[0].text.find("other.yaml:2: capp: unknown key"), std::string::npos)
         << wrong.errors[0].text;

@@ -172,6 +172,20 @@ Examples:
   keelctl audit watches
   keelctl -o json audit watches | jq -r '.items[] | select(.state == "denied") | .sentence')";
 
+constexpr const char* kPauseFooter =
+    R"(WHAT is cluster (the default), namespace/NAME or KIND/NAMESPACE/NAME. Nothing new starts there; what has begun goes on and is
+proven. keeld keeps it over restarts, until somebody resumes. What waits stays visible: keelctl why, keelctl plan.
+
+resume cluster also closes the breaker, which opens by itself when rollouts fail on their content (keeld.yaml, breaker).
+Pacing goes on counting what started before: nothing rushes.
+
+Exit codes: 0 done; 1 refused (it is so already); 2 could not tell, or the command line is wrong.
+
+Examples:
+  keelctl pause --reason "node upgrade"
+  keelctl pause namespace/website
+  keelctl resume Deployment/website/blog)";
+
 constexpr const char* kPhaseFooter =
     R"(A phase is a set of namespaces in keeld.yaml. One is active at a time; its workloads are followed whatever the labels of
 their namespaces, those of phases that have not begun are left alone. It is
@@ -188,7 +202,10 @@ Examples:
   keelctl phase pause media --reason "holiday")";
 
 constexpr const char* kPlanFooter =
-    R"(With --config: what another keeld.yaml would change if keeld took it, by name and count. keeld judges every workload
+    R"(What waits to start, in the order in which places go to it, with the gate that is closed. EARLIEST is an estimate from
+pacing and from what the gates tell; "-" where only a person, or something that is not known, opens one.
+
+With --config: what another keeld.yaml would change if keeld took it, by name and count. keeld judges every workload
 under both; nothing is applied, and files that the new one names need not be there yet.
   enrolled   followed from then on
   rolled     due for a restart or another image that was not due before; windows, pacing and other gates still hold
@@ -198,7 +215,8 @@ Those that are not enrolled yet have not been looked at: whether they are due is
 Exit codes: 0 fine; 1 more than cap.workloads of the new one would change, so that keeld refuses it; 2 could not tell,
 or there are mistakes in it.
 
-Example:
+Examples:
+  keelctl plan
   keelctl plan --config keeld-new.yaml)";
 
 constexpr const char* kReportFooter =
@@ -301,6 +319,8 @@ class Session {
     int watches();
     int phases();
     int report();
+    int pause();
+    int resume();
     int phase_advance();
     int phase_pause();
     int phase_resume();
@@ -447,6 +467,7 @@ int Session::release() {
 }
 
 int Session::plan() {
+    if (options_.config.empty()) return list("/v1/plan", {}, show_pending);
     std::ifstream file(options_.config, std::ios::binary);
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     if (!file || text.empty()) {
@@ -475,6 +496,14 @@ int Session::report() {
     print(*answer, options_.format == "markdown" ? markdown_report : show_report);
     const json_t* plan = json_object_get(answer->root.get(), "plan");
     return json_array_size(json_object_get(plan, "failed")) == 0 ? kFine : kAttention;
+}
+
+int Session::pause() {
+    return act("pause", Json(json_object()));
+}
+
+int Session::resume() {
+    return act("resume", Json(json_object()));
 }
 
 int Session::phase_advance() {
@@ -656,11 +685,9 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
     add("holds", "every hold in every cache, those of others too", kHoldsFooter, &Session::holds);
-    CLI::App* plan = add("plan", "what another configuration of keeld would change", kPlanFooter,
-                         &Session::plan);
-    plan->add_option("--config", options.config, "the keeld.yaml to try")
-        ->required()
-        ->type_name("FILE");
+    CLI::App* plan = add("plan", "what waits to start; or what another configuration would change",
+                         kPlanFooter, &Session::plan);
+    plan->add_option("--config", options.config, "the keeld.yaml to try")->type_name("FILE");
     CLI::App* audit = app.add_subcommand("audit", "what is wrong without anybody noticing");
     audit->require_subcommand(0, 1)->footer("");
     CLI::App* watches =
@@ -668,6 +695,15 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     watches->footer(kWatchesFooter);
     watches->add_flag("--all", options.all, "also those that can");
     watches->callback([&command] { command = &Session::watches; });
+    for (CLI::App* sub :
+         {add("pause", "nothing new starts: in the cluster, a namespace or a workload",
+              kPauseFooter, &Session::pause),
+          add("resume", "it goes on, as gates and pacing allow", kPauseFooter, &Session::resume)}) {
+        sub->preparse_callback([&options](std::size_t) { options.tag = "cluster"; });
+        sub->add_option("WHAT", options.tag, "cluster, namespace/NAME or KIND/NAMESPACE/NAME");
+        sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+        sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    }
     CLI::App* phase = app.add_subcommand("phase", "the phases of the plan");
     phase->require_subcommand(1);
     phase->footer(kPhaseFooter);

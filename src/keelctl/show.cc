@@ -497,6 +497,19 @@ std::string show_phases(const json_t* list, const Style& style) {
     return table.print(style.paint);
 }
 
+std::string show_pending(const json_t* list, const Style& style) {
+    Table table({"WORKLOAD", "PRIORITY", "SINCE", "EARLIEST", "GATE", "BECAUSE", "TARGETS"});
+    each_item(list, "items", [&](const json_t* item) {
+        const json_t* gate = json_array_get(json_object_get(item, "gates"), 0);
+        table.add({std::string(text_of(item, "workload")),
+                   std::to_string(json_integer_value(json_object_get(item, "priority"))),
+                   when_of(item, "since", style, "-"), when_of(item, "earliest", style, "-"),
+                   word(text_of(gate, "gate")), std::string(text_of(gate, "text")),
+                   targets_text(item, style)});
+    });
+    return table.print(style.paint);
+}
+
 std::string show_rollouts(const json_t* list, const Style& style) {
     Table table({"CREATED", "AGE", "ROLLOUT", "WORKLOAD", "STATE", "REASON", "TARGETS"});
     each_item(list, "items", [&](const json_t* item) {

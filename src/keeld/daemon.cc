@@ -175,9 +175,11 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     lease.identity = host_name() + "_" + ledger_->id();
     lease.ledger_id = ledger_->id();
     lease_ = std::make_unique<Lease>(loop_, *cluster_, std::move(lease));
+    gates_ = std::make_unique<Gates>(Gates::Parts{config_, clock(), *catalogue_, *ledger_});
+    gates_->on_move([this] { rollouts_->wake_waiting(); });
     rollouts_ = std::make_unique<Rollouts>(Rollouts::Parts{
         loop_, config_, clock(), *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
-        *lease_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
+        *lease_, *gates_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
         [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
         [this](const Tag& tag) { return holds_->known(tag); },
         [this](const WorkloadKey& key) { planner_->reconsider(key); },
@@ -332,8 +334,16 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         Views::Parts{config_, phases_, clock(), *ledger_, *tags_, *registry_, *feed_, *holds_,
                      *catalogue_, planner_.get(), rollouts_.get(), schedule_.get(), lease_.get(),
                      [this] { return cluster_problems_; }, [this] { return ready_; },
-                     [this] { return ledger_lost_; }, listings_.get(), plan_.get()});
+                     [this] { return ledger_lost_; }, listings_.get(), plan_.get(), gates_.get()});
     actions_ = std::make_unique<Actions>(*holds_, real_);
+    if (gates_) {
+        for (const char* action : {"pause", "resume"}) {
+            actions_->serve(action,
+                            [this](Order order) { return gates_->order(std::move(order)); });
+        }
+        actions_->serve("approve",
+                        [this](Order order) { return rollouts_->let_group_go(std::move(order)); });
+    }
     if (plan_) {
         for (const char* action : {"phase-advance", "phase-pause", "phase-resume"}) {
             actions_->serve(action, [this](Order order) { return plan_->order(std::move(order)); });

@@ -32,6 +32,7 @@
 #include "keeld/policy/workload_keys.h"
 #include "keeld/registry/key_sources.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/gates.h"
 #include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
@@ -104,6 +105,7 @@ class Daemon {
     std::unique_ptr<PodReader> pods_;
     std::unique_ptr<Schedule> schedule_;
     std::unique_ptr<Phases> plan_;
+    std::unique_ptr<Gates> gates_;
     std::unique_ptr<Planner> planner_;
     std::unique_ptr<Rollouts> rollouts_;
     Rollouts* rollouts_pointer_ = nullptr;

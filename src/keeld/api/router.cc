@@ -82,6 +82,9 @@ ApiResponse Router::read(const ApiRequest& request) {
     if (request.path == "/v1/status") {
         return views_.status();
     }
+    if (request.path == "/v1/plan") {
+        return views_.plan();
+    }
     if (request.path == "/v1/workloads") {
         return views_.workloads(request);
     }

@@ -101,6 +101,16 @@ json_t* setting_object(const Setting& setting) {
 }
 
 // Each under its key's name, and what means nothing under "faults".
+json_t* gate_object(const ClosedGate& gate) {
+    json_t* item = json_object();
+    set(item, "gate", to_string(gate.gate));
+    json_object_set_new(item, "open", json_false());
+    json_object_set_new(item, "until",
+                        gate.until ? json_text(format_time(*gate.until)) : json_null());
+    set(item, "text", gate.text);
+    return item;
+}
+
 json_t* settings_object(const WorkloadSettings& settings) {
     json_t* object = json_object();
     const std::pair<const char*, const Setting&> all[] = {
@@ -549,6 +559,10 @@ const std::vector<Problem>& Views::problems() {
                             "workloads have settings that mean nothing"),
                     "write it as the text says; keelctl why WORKLOAD has all of them");
     }
+    if (parts_.gates != nullptr && parts_.gates->breaker().opened != Time{}) {
+        add_problem(now, "breaker-open", parts_.gates->breaker().text,
+                    "no rollout starts; look at what failed, then keelctl resume cluster");
+    }
     if (parts_.plan != nullptr) {
         for (const auto& [ns, phases] : parts_.plan->conflicts()) {
             add_problem(now, "phase-conflict",
@@ -558,6 +572,58 @@ const std::vector<Problem>& Views::problems() {
     }
     problems_ = std::move(now);
     return problems_;
+}
+
+// What people and the breaker keep from starting.
+void Views::add_gates(json_t* root) const {
+    json_t* pauses = json_array();
+    json_t* breaker = json_null();
+    if (parts_.gates != nullptr) {
+        for (const Gates::Pause& pause : parts_.gates->pauses()) {
+            json_t* item = json_object();
+            set(item, "on", pause.on);
+            set(item, "author", pause.author);
+            set_or_null(item, "reason", pause.reason);
+            set(item, "since", format_time(pause.since));
+            json_array_append_new(pauses, item);
+        }
+        const Gates::Breaker now = parts_.gates->breaker();
+        breaker = json_object();
+        json_object_set_new(breaker, "open", json_boolean(now.opened != Time{}));
+        json_object_set_new(breaker, "opened", time_or_null(now.opened));
+        set_number(breaker, "failures", now.failures);
+        set_number(breaker, "counted", now.counted);
+        set_or_null(breaker, "text", now.text);
+    }
+    json_object_set_new(root, "pauses", pauses);
+    json_object_set_new(root, "breaker", breaker);
+}
+
+ApiResponse Views::plan() {
+    if (parts_.rollouts == nullptr) {
+        return api_error(404, "no-cluster", "keeld runs without a cluster: nothing is planned");
+    }
+    const Json root(json_object());
+    json_t* items = json_array();
+    for (const Rollouts::Pending& pending : parts_.rollouts->pending()) {
+        json_t* item = json_object();
+        set(item, "workload", pending.row.workload);
+        json_object_set_new(item, "targets", json_loads(pending.row.targets.c_str(), 0, nullptr));
+        set(item, "since", format_time(pending.row.created));
+        set_number(item, "priority", pending.priority);
+        json_t* gates = json_array();
+        for (const ClosedGate& gate : pending.closed) {
+            json_array_append_new(gates, gate_object(gate));
+        }
+        json_object_set_new(item, "gates", gates);
+        json_object_set_new(
+            item, "earliest",
+            pending.earliest ? json_text(format_time(*pending.earliest)) : json_null());
+        json_array_append_new(items, item);
+    }
+    json_object_set_new(root.get(), "items", items);
+    json_object_set_new(root.get(), "next", json_null());
+    return answer(root);
 }
 
 ApiResponse Views::status() {
@@ -656,6 +722,7 @@ ApiResponse Views::status() {
                             free ? json_text(format_time(*free)) : json_null());
     }
     json_object_set_new(root.get(), "pacing", pacing);
+    add_gates(root.get());
     json_object_set_new(root.get(), "phases", phases_array(parts_.plan));
     json_t* list = json_array();
     for (const Problem& problem : problems()) {
@@ -821,13 +888,7 @@ ApiResponse Views::workload(const std::string& text) {
                         rollout ? rollout_object(*rollout).release() : json_null());
     json_t* list = json_array();
     for (const ClosedGate& gate : gates) {
-        json_t* item = json_object();
-        set(item, "gate", to_string(gate.gate));
-        json_object_set_new(item, "open", json_false());
-        json_object_set_new(item, "until",
-                            gate.until ? json_text(format_time(*gate.until)) : json_null());
-        set(item, "text", gate.text);
-        json_array_append_new(list, item);
+        json_array_append_new(list, gate_object(gate));
     }
     json_object_set_new(root.get(), "gates", list);
     return answer(root);

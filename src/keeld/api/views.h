@@ -59,10 +59,13 @@ class Views {
         std::function<bool()> ledger_lost;
         const Listings* listings = nullptr;  // null: no lists are read
         const Phases* plan = nullptr;
+        const Gates* gates = nullptr;
     };
     explicit Views(Parts parts);
 
     [[nodiscard]] ApiResponse status();
+    // What waits to start, in its order, with the gates that are closed.
+    [[nodiscard]] ApiResponse plan();
     [[nodiscard]] ApiResponse workloads(const ApiRequest& request);
     [[nodiscard]] ApiResponse workload(const std::string& key);
     [[nodiscard]] ApiResponse tags(const ApiRequest& request);
@@ -86,6 +89,7 @@ class Views {
                                         const ContainerVerdict& verdict,
                                         const WorkloadSettings& settings) const;
     void each_watch(const std::function<void(const Watch&)>& each) const;
+    void add_gates(json_t* root) const;
     void add_problem(std::vector<Problem>& now, std::string code, std::string text,
                      std::string next);
 

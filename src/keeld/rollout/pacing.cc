@@ -19,17 +19,19 @@ void Pacing::configure(PacingConfig config, std::vector<std::pair<Time, std::str
     taken_ = std::move(all);
 }
 
-// With N allowed in a window, a place is free once the N-th newest one has left it.
-std::optional<Time> Pacing::free_at(const Rate& rate, const std::string* ns, Time now) const {
-    if (rate.count == 0) {
+// With N allowed in a window, K places are free once the (N - K + 1)-th newest one has left it.
+std::optional<Time> Pacing::free_at(const Rate& rate, const std::string* ns, int places,
+                                    Time now) const {
+    if (rate.count == 0 || places == 0) {
         return std::nullopt;
     }
+    const int last = std::max(rate.count - places + 1, 1);
     int newer = 0;
     for (auto at = taken_.rbegin(); at != taken_.rend(); ++at) {
         if (ns != nullptr && at->second != *ns) {
             continue;
         }
-        if (++newer == rate.count) {
+        if (++newer == last) {
             const Time free = at->first + rate.per;
             return free > now ? std::optional(free) : std::nullopt;
         }
@@ -38,10 +40,37 @@ std::optional<Time> Pacing::free_at(const Rate& rate, const std::string* ns, Tim
 }
 
 std::optional<Time> Pacing::next_free(const std::string& ns, Time now) {
+    return next_free(Wanted{{ns, 1}}, now);
+}
+
+std::optional<Time> Pacing::next_free(const Wanted& wanted, Time now) {
     forget(now);
-    const std::optional<Time> cluster = free_at(config_.cluster, nullptr, now);
-    const std::optional<Time> own = free_at(config_.ns, &ns, now);
-    return cluster && own ? std::max(cluster, own) : cluster ? cluster : own;
+    int all = 0;
+    std::optional<Time> latest;  // nothing is earlier than nullopt
+    for (const auto& [ns, places] : wanted) {
+        all += places;
+        latest = std::max(latest, free_at(config_.ns, &ns, places, now));
+    }
+    return std::max(latest, free_at(config_.cluster, nullptr, all, now));
+}
+
+Time Pacing::when_free(const std::string& ns, Time from) {
+    Time at = from;
+    while (const std::optional<Time> later = next_free(ns, at)) {
+        at = *later;
+    }
+    return at;
+}
+
+std::string Pacing::exceeds(const Wanted& wanted) const {
+    int all = 0;
+    for (const auto& [ns, places] : wanted) {
+        all += places;
+        if (config_.ns.count > 0 && places > config_.ns.count) {
+            return "pacing.namespace";
+        }
+    }
+    return config_.cluster.count > 0 && all > config_.cluster.count ? "pacing.cluster" : "";
 }
 
 void Pacing::take(const std::string& ns, Time at) {

@@ -333,16 +333,26 @@ void Rollouts::notify(const WorkloadKey& key) {
 // The longest waiting first: under a full window the place goes to it, not to the first name in the
 // alphabet.
 void Rollouts::wake_waiting() {
-    std::vector<Handle> waiting;
-    for (const auto& [key, rollout] : active_) {
-        if (!rollout->running) {
-            waiting.push_back(rollout);
-        }
-    }
-    std::ranges::sort(waiting, {}, [](const Handle& one) { return one->row.created; });
-    for (const Handle& rollout : waiting) {
+    for (const Handle& rollout : waiting()) {
         rollout->changed.notify();
     }
+}
+
+// By priority, then the longest waiting.
+std::vector<Rollouts::Handle> Rollouts::waiting() const {
+    std::vector<std::pair<int, Handle>> all;
+    for (const auto& [key, rollout] : active_) {
+        if (!rollout->running) {
+            all.emplace_back(-parts_.gates.priority(key), rollout);
+        }
+    }
+    std::ranges::stable_sort(
+        all, {}, [](const auto& one) { return std::pair(one.first, one.second->row.created); });
+    std::vector<Handle> line;
+    for (auto& [priority, rollout] : all) {
+        line.push_back(std::move(rollout));
+    }
+    return line;
 }
 
 void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
@@ -376,7 +386,9 @@ void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     keel::spawn(parts_.loop, run(rollout));
 }
 
-std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+// Beside those of its group and of pacing.
+std::vector<ClosedGate> Rollouts::own_gates(const WorkloadKey& key,
+                                            const WorkloadVerdict& verdict) const {
     std::vector<ClosedGate> closed;
     if (parts_.config.mode != Mode::act) {
         closed.push_back({Gate::observe_only, std::nullopt, "mode is observe: nothing is written"});
@@ -385,6 +397,8 @@ std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVe
     if (!parts_.lease.held()) {
         closed.push_back({Gate::not_leader, std::nullopt, "the Lease is not held by this keeld"});
     }
+    const std::vector<ClosedGate> plan = parts_.gates.closed(key);
+    closed.insert(closed.end(), plan.begin(), plan.end());
     if (verdict.needs_approval) {
         closed.push_back({Gate::awaiting_approval, std::nullopt,
                           "the target is older than what runs, and reverts is ask"});
@@ -393,19 +407,200 @@ std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVe
         !why.empty()) {
         closed.push_back({Gate::awaiting_phase, std::nullopt, why});
     }
-    const Time now = parts_.clock.now();
     if (const auto found = refused_.find(key);
-        found != refused_.end() && found->second.first > now) {
+        found != refused_.end() && found->second.first > parts_.clock.now()) {
         closed.push_back({Gate::awaiting_pacing, found->second.first,
                           "the API server refused the last attempt"});
     }
-    if (const auto free = pacing_.next_free(key.ns, now)) {
-        closed.push_back({Gate::awaiting_pacing, *free, "the pacing limit is reached"});
-    } else if (parts_.config.pacing.concurrent > 0 && running_ >= parts_.config.pacing.concurrent) {
-        closed.push_back(
-            {Gate::awaiting_pacing, std::nullopt, "as many rollouts as allowed are under way"});
-    }
     return closed;
+}
+
+std::vector<ClosedGate> Rollouts::pacing_gates(const Pacing::Wanted& wanted) {
+    if (const auto free = pacing_.next_free(wanted, parts_.clock.now())) {
+        return {{Gate::awaiting_pacing, *free, "the pacing limit is reached"}};
+    }
+    if (parts_.config.pacing.concurrent > 0 && running_ >= parts_.config.pacing.concurrent) {
+        return {{Gate::awaiting_pacing, std::nullopt, "as many rollouts as allowed are under way"}};
+    }
+    return {};
+}
+
+// R7: all that are due start at once, or none. One that has begun already, before a restart of
+// keeld, is not waited for.
+Rollouts::GroupState Rollouts::state_of(const GroupConfig& group) {
+    GroupState state;
+    Pacing::Wanted wanted;
+    for (const auto& [key, entry] : parts_.catalogue.workloads()) {
+        if (parts_.gates.group_of(key) != &group) {
+            continue;
+        }
+        const std::string name = key.to_string();
+        const auto waits = [&](const std::string& why, std::optional<Time> until = {}) {
+            state.closed = {
+                {Gate::awaiting_group, until,
+                 "the group " + group.name + " moves together, and " + name + " " + why}};
+            return state;
+        };
+        const WorkloadVerdict verdict = parts_.judge(entry);
+        if (verdict.verdict == Verdict::blocked) {
+            return waits("is blocked: " + std::string(to_string(verdict.reason)));
+        }
+        if (verdict.verdict != Verdict::roll) {
+            continue;
+        }
+        const auto active = active_.find(key);
+        if (active != active_.end() && active->second->running) {
+            continue;
+        }
+        if (active == active_.end() || Steady::now() < active->second->not_before) {
+            return waits("is not ready to start");
+        }
+        if (const std::vector<ClosedGate> closed = own_gates(key, verdict); !closed.empty()) {
+            return waits("waits: " + std::string(to_string(closed.front().gate)),
+                         closed.front().until);
+        }
+        state.members.push_back(active->second);
+        ++wanted[key.ns];
+        state.targets += name + " " + targets_to_json(verdict.targets) + "\n";
+    }
+    const std::string limit = state.members.size() > 1 ? pacing_.exceeds(wanted) : "";
+    if (!limit.empty() && !parts_.gates.excepted(group.name, state.targets)) {
+        state.closed = {
+            {Gate::group_exceeds_pacing, std::nullopt,
+             "the group " + group.name + " has " + std::to_string(state.members.size()) +
+                 " workloads to move, more than " + limit +
+                 " allows at once; keelctl approve group/" + group.name + " starts it once"}};
+        return state;
+    }
+    state.closed = pacing_gates(limit.empty() ? wanted : Pacing::Wanted{});
+    return state;
+}
+
+std::vector<Rollouts::Pending> Rollouts::pending() {
+    std::vector<Pending> all;
+    Pacing places = pacing_;  // as if each started at its earliest
+    const Time now = parts_.clock.now();
+    for (const Handle& rollout : waiting()) {
+        Pending one{rollout->row, parts_.gates.priority(rollout->key),
+                    gates(rollout->key, rollout->verdict), now};
+        for (const ClosedGate& gate : one.closed) {
+            const bool paced = gate.gate == Gate::awaiting_pacing;
+            if (one.earliest && (gate.until || paced)) {
+                one.earliest = std::max(*one.earliest, gate.until.value_or(now));
+            } else {
+                one.earliest.reset();
+            }
+        }
+        if (one.earliest) {
+            one.earliest = places.when_free(rollout->key.ns, *one.earliest);
+            places.take(rollout->key.ns, *one.earliest);
+        }
+        all.push_back(std::move(one));
+    }
+    return all;
+}
+
+Task<std::vector<OrderResult>> Rollouts::let_group_go(Order order) {
+    const std::string name = order.on.substr(order.on.find('/') + 1);
+    const auto group = std::ranges::find(parts_.config.groups, name, &GroupConfig::name);
+    OrderResult result{order.on, false, "unknown-group", "no group of keeld.yaml has this name"};
+    if (group != parts_.config.groups.end()) {
+        const GroupState state = state_of(*group);
+        const bool waits =
+            !state.closed.empty() && state.closed.front().gate == Gate::group_exceeds_pacing;
+        result = {order.on, waits, waits ? "excepted" : "not-waiting",
+                  waits ? "it starts at once, with what it is due for now"
+                        : "it does not wait for an exception from pacing"};
+        if (waits && !order.dry_run) {
+            parts_.gates.except(name, state.targets, order.author);
+            const Expected<void> kept = co_await parts_.ledger.durable();
+            if (!kept) {
+                result = {order.on, false, "ledger",
+                          "it holds, but is not on disk yet: " + kept.error().text};
+            }
+        }
+    }
+    std::vector<OrderResult> results;
+    results.push_back(std::move(result));
+    co_return results;
+}
+
+std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+    std::vector<ClosedGate> closed = own_gates(key, verdict);
+    if (parts_.config.mode != Mode::act) {
+        return closed;
+    }
+    const GroupConfig* group = parts_.gates.group_of(key);
+    const std::vector<ClosedGate> rest = group != nullptr && closed.empty()
+                                             ? state_of(*group).closed
+                                             : pacing_gates(Pacing::Wanted{{key.ns, 1}});
+    closed.insert(closed.end(), rest.begin(), rest.end());
+    return closed;
+}
+
+// Where places are scarce, the one that takes the next: by priority, then the longest waiting.
+Rollouts::Handle Rollouts::first_in_line(const Handle& rollout) {
+    const PacingConfig& limits = parts_.config.pacing;
+    if (limits.cluster.count == 0 && limits.ns.count == 0 && limits.concurrent == 0) {
+        return rollout;
+    }
+    for (const Handle& other : waiting()) {
+        const bool ready = other == rollout || (Steady::now() >= other->not_before &&
+                                                gates(other->key, other->verdict).empty());
+        if (ready) {
+            return other;
+        }
+    }
+    return rollout;
+}
+
+// Takes the places: of this one, or of its whole group.
+void Rollouts::start(const Handle& rollout) {
+    std::vector<Handle> members{rollout};
+    if (const GroupConfig* group = parts_.gates.group_of(rollout->key)) {
+        members = state_of(*group).members;  // it is open, or this one would not start
+    }
+    const auto batch = std::make_shared<Batch>();
+    const Time now = parts_.clock.now();
+    for (const Handle& member : members) {
+        member->row.intended = now;
+        pacing_.take(member->key.ns, now);
+        member->place = true;
+        member->running = true;
+        member->batch = batch;
+        ++batch->running;
+        ++batch->asking;
+        if (member != rollout) {
+            member->changed.notify();
+        }
+    }
+    ++running_;
+}
+
+// It counts as under way no longer.
+void Rollouts::stop_running(const Handle& rollout) {
+    rollout->running = false;
+    if (!rollout->batch || --rollout->batch->running == 0) {
+        --running_;
+    }
+    rollout->batch.reset();
+}
+
+// After the gate that counts: whether all that started with it may go on.
+Task<bool> Rollouts::go_together(Handle rollout, bool ready) {
+    const std::shared_ptr<Batch> batch = rollout->batch;
+    batch->all = batch->all && ready;
+    if (--batch->asking == 0) {
+        for (const auto& [key, other] : active_) {
+            if (other->batch == batch) {
+                other->changed.notify();
+            }
+        }
+    }
+    while (batch->asking > 0 && !stopped_) {
+        co_await rollout->changed.wait_until(Steady::time_point::max());
+    }
+    co_return batch->all && !stopped_;
 }
 
 std::optional<RolloutRow> Rollouts::active(const WorkloadKey& key) const {
@@ -455,7 +650,8 @@ Task<bool> Rollouts::wait_for_turn(Handle rollout) {
         }
         enter(rollout, "preflight");
         const Pull pull = co_await ask_what_a_pull_gets(rollout);
-        if (pull == Pull::gets_target && !stopped_) {
+        const bool together = co_await go_together(rollout, pull == Pull::gets_target);
+        if (together) {
             co_return true;
         }
         // Something else is to be pulled now, or nobody answers: its place goes to another
@@ -470,6 +666,10 @@ Task<bool> Rollouts::wait_for_turn(Handle rollout) {
             rollout->row.reason = to_string(Reason::target_not_pullable);
             rollout->row.text = "what a pull would get now could not be asked; tried again";
             rollout->not_before = Steady::now() + kAskAgain;
+        } else if (pull == Pull::gets_target) {
+            rollout->row.reason = to_string(Gate::awaiting_group);
+            rollout->row.text = "another one of its group could not start";
+            rollout->not_before = Steady::now() + kLookAgain;
         }
         wake_waiting();
     }
@@ -480,13 +680,15 @@ void Rollouts::give_place_back(const Handle& rollout) {
     pacing_.give_back(rollout->row.ns, rollout->row.intended);
     rollout->row.intended = Time{};
     rollout->place = false;
-    rollout->running = false;
-    --running_;
+    stop_running(rollout);
 }
 
 // Until every gate is open; false: it is no longer due.
 Task<bool> Rollouts::wait_for_gates(Handle rollout) {
     while (!stopped_) {
+        if (rollout->running) {  // its group has started
+            co_return true;
+        }
         if (!still_due(rollout)) {
             end(rollout, "superseded", "not-due", "it is not due any more");
             co_return false;
@@ -497,12 +699,14 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
         }
         const std::vector<ClosedGate> closed = gates(rollout->key, rollout->verdict);
         if (closed.empty()) {
-            rollout->row.intended = parts_.clock.now();
-            pacing_.take(rollout->key.ns, rollout->row.intended);
-            rollout->place = true;
-            rollout->running = true;
-            ++running_;
-            co_return true;
+            const Handle first = first_in_line(rollout);
+            if (first == rollout) {
+                start(rollout);
+                co_return true;
+            }
+            first->changed.notify();
+            co_await rollout->changed.wait_until(Steady::now() + kLookAgain);
+            continue;
         }
         rollout->row.reason = to_string(closed.front().gate);
         rollout->row.text = closed.front().text;
@@ -997,12 +1201,13 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
         pacing_.give_back(row.ns, row.intended);
     }
     if (rollout->running) {
-        --running_;
+        stop_running(rollout);
     }
     if (written) {
         parts_.ledger.put(row);
         log(rollout, EntryKind::outcome, state, reason + ": " + text);
         remember(row, ended_from(row, rollout->targets));
+        parts_.gates.ended(row);
         metrics_.done += state == "done" ? 1 : 0;
         metrics_.failed += state == "failed" ? 1 : 0;
         metrics_.superseded += state == "superseded" ? 1 : 0;

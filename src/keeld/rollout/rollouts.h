@@ -28,18 +28,12 @@
 #include "keeld/loop.h"
 #include "keeld/policy/judge.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/gates.h"
 #include "keeld/rollout/outcome.h"
 #include "keeld/rollout/pacing.h"
 #include "keeld/signal.h"
 
 namespace keel {
-
-// A closed gate of a due rollout.
-struct ClosedGate {
-    Gate gate = Gate::observe_only;
-    std::optional<Time> until;  // when it opens, if that is known
-    std::string text;
-};
 
 class Rollouts {
   public:
@@ -55,6 +49,7 @@ class Rollouts {
         ClusterClient& cluster;
         Ledger& ledger;
         Lease& lease;
+        Gates& gates;
         std::function<WorkloadVerdict(const CatalogueEntry&)> judge;
         // A fresh look at a tag right now, recorded like any other; joins one that is under way.
         std::function<Task<Expected<Answer>>(Tag)> look_up;
@@ -97,6 +92,18 @@ class Rollouts {
     // The gates that keep a due rollout of this workload from starting now.
     [[nodiscard]] std::vector<ClosedGate> gates(const WorkloadKey& key,
                                                 const WorkloadVerdict& verdict);
+    // What waits, in the order in which places would go to it. `earliest` is an estimate from
+    // pacing and from what gates tell; nullopt: nobody knows.
+    struct Pending {
+        RolloutRow row;
+        int priority = 0;
+        std::vector<ClosedGate> closed;
+        std::optional<Time> earliest;
+    };
+    [[nodiscard]] std::vector<Pending> pending();
+    // The action approve on "group/NAME": lets a group that is larger than pacing allows go to what
+    // it is due for now, once.
+    [[nodiscard]] Task<std::vector<OrderResult>> let_group_go(Order order);
     // The rollout that is under way or waits, if any.
     [[nodiscard]] std::optional<RolloutRow> active(const WorkloadKey& key) const;
     [[nodiscard]] std::vector<RolloutRow> all_active() const;
@@ -114,6 +121,12 @@ class Rollouts {
     [[nodiscard]] const Metrics& metrics() const { return metrics_; }
 
   private:
+    // Members of a group that start as one: each asks what a pull gets, and all or none go on.
+    struct Batch {
+        int running = 0;  // members that count, together, as one of `concurrent`
+        int asking = 0;   // that have no answer yet
+        bool all = true;  // every answer was the target
+    };
     struct Active {
         explicit Active(Loop& loop) : changed(loop) {}
         WorkloadKey key;
@@ -125,6 +138,7 @@ class Rollouts {
         Steady::time_point not_before{};  // the gate that counts could not be asked
         bool place = false;               // counted by pacing at row.intended
         bool running = false;             // past waiting: counts as one of `concurrent`
+        std::shared_ptr<Batch> batch;     // while it runs with others of its group
         Signal changed;
     };
     using Handle = std::shared_ptr<Active>;
@@ -134,6 +148,20 @@ class Rollouts {
     Task<void> run(Handle rollout);
     Task<bool> wait_for_turn(Handle rollout);
     Task<bool> wait_for_gates(Handle rollout);
+    [[nodiscard]] std::vector<ClosedGate> own_gates(const WorkloadKey& key,
+                                                    const WorkloadVerdict& verdict) const;
+    struct GroupState {
+        std::vector<ClosedGate> closed;
+        std::vector<Handle> members;  // that would start now
+        std::string targets;          // of these, as one text
+    };
+    [[nodiscard]] GroupState state_of(const GroupConfig& group);
+    [[nodiscard]] std::vector<ClosedGate> pacing_gates(const Pacing::Wanted& wanted);
+    [[nodiscard]] std::vector<Handle> waiting() const;
+    [[nodiscard]] Handle first_in_line(const Handle& rollout);
+    void start(const Handle& rollout);
+    void stop_running(const Handle& rollout);
+    Task<bool> go_together(Handle rollout, bool ready);
     enum class Pull : std::uint8_t { gets_target, gets_other, unanswered, under_way };
     Task<Pull> ask_what_a_pull_gets(Handle rollout);
     [[nodiscard]] std::set<Tag> pulled_tags(const Handle& rollout) const;

@@ -163,5 +163,19 @@ TEST(Pacing, R5_ItHoldsOverARestart) {
     EXPECT_EQ(pacing.next_free("c", now), at(kHour));
 }
 
+TEST(Pacing, R7_AGroupNeedsAPlaceForEach) {
+    Pacing pacing(limits(5, 3), {});
+    pacing.take("a", at(0));
+    pacing.take("a", at(600));
+    EXPECT_EQ(pacing.next_free({{"a", 2}}, at(700)), at(kHour)) << "the first of two must leave";
+    EXPECT_EQ(pacing.next_free({{"a", 3}}, at(700)), at(600 + kHour));
+    EXPECT_FALSE(pacing.next_free({{"a", 1}, {"b", 2}}, at(700)));
+    EXPECT_EQ(pacing.next_free({{"a", 1}, {"b", 3}}, at(700)), at(kHour)) << "four of five";
+    EXPECT_EQ(pacing.exceeds({{"a", 3}, {"b", 2}}), "");
+    EXPECT_EQ(pacing.exceeds({{"a", 4}}), "pacing.namespace");
+    EXPECT_EQ(pacing.exceeds({{"a", 3}, {"b", 3}}), "pacing.cluster");
+    EXPECT_EQ(Pacing(limits(0, 0), {}).exceeds({{"a", 99}}), "");
+}
+
 }  // namespace
 }  // namespace keel

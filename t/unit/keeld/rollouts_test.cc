@@ -116,9 +116,11 @@ class RolloutsTest : public testing::Test {
                                                            *schedule, listings, pointer});
         lease = std::make_unique<Lease>(loop, *cluster,
                                         LeaseOptions{"keel", "keeld", "me", ledger->id()});
+        gates = std::make_unique<Gates>(Gates::Parts{config, clock, catalogue, *ledger});
+        gates->on_move([this] { rollouts->wake_waiting(); });
         rollouts = std::make_unique<Rollouts>(Rollouts::Parts{
             loop, config, clock, catalogue, tags, registry, *pods, *cluster, *ledger, *lease,
-            [this](const CatalogueEntry& entry) { return verdict(entry); },
+            *gates, [this](const CatalogueEntry& entry) { return verdict(entry); },
             [this](Tag one) { return observations.look_up(std::move(one)); },
             [this](const Tag&) { return holds_known; },
             [this](const WorkloadKey& key) { planner->reconsider(key); }});
@@ -203,6 +205,21 @@ class RolloutsTest : public testing::Test {
     }
     static WorkloadKey key(const std::string& name) {
         return {WorkloadKind::deployment, "shop", name};
+    }
+
+    static Order by_alice(const std::string& action, const std::string& on) {
+        Order order;
+        order.author = "alice";
+        order.action = action;
+        order.on = on;
+        return order;
+    }
+    [[nodiscard]] bool ordered(const std::string& action, const std::string& on) {
+        return test::await(loop, gates->order(by_alice(action, on))).front().ok;
+    }
+    [[nodiscard]] bool waits_for(const std::string& name, Gate gate) {
+        const auto active = rollouts->active(key(name));
+        return active && active->state == "waiting" && active->reason == to_string(gate);
     }
 
     // Says what keeld says is wrong where it does not come true.
@@ -462,6 +479,7 @@ class RolloutsTest : public testing::Test {
     std::unique_ptr<PodReader> pods;
     std::unique_ptr<Schedule> schedule;
     std::unique_ptr<Lease> lease;
+    std::unique_ptr<Gates> gates;
     std::unique_ptr<Rollouts> rollouts;
 };
 
@@ -1104,6 +1122,201 @@ TEST_F(RolloutsTest, ARefusedPatchCostsNoPlaceAndIsNotForced) {
     moves("web", 'b');
     ASSERT_TRUE(until([this] { return ended("done"); }));
     EXPECT_EQ(patches.size(), 2U) << "the refused one waits before it tries again";
+}
+
+// ---- The plan's gates ----
+
+TEST_F(RolloutsTest, R6_APauseKeepsBackWhatItNamesUntilSomebodyResumes) {
+    for (const std::string& on :
+         {std::string("cluster"), std::string("namespace/shop"), std::string("deploy/shop/web")}) {
+        SCOPED_TRACE(on);
+        const std::string name = "web" + std::to_string(objects.size());
+        const std::string scope = on.starts_with("deploy") ? "deploy/shop/" + name : on;
+        add(name);
+        if (!rollouts) start();
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+        ASSERT_TRUE(ordered("pause", scope));
+        const std::size_t before = patches.size();
+        const int done = static_cast<int>(before);
+        moves(name, 'b');
+        ASSERT_TRUE(until([&] { return waits_for(name, Gate::paused); }));
+        EXPECT_NE(rollouts->active(key(name))->text.find("alice"), std::string::npos);
+        // A restart opens nothing.
+        EXPECT_EQ(Gates(Gates::Parts{config, clock, catalogue, *ledger}).closed(key(name)).size(),
+                  1U);
+        EXPECT_EQ(patches.size(), before);
+        EXPECT_FALSE(ordered("pause", scope)) << "it is paused";
+        ASSERT_TRUE(ordered("resume", scope));
+        ASSERT_TRUE(until([&] { return ended("done", done + 1); }));
+        EXPECT_FALSE(ordered("resume", scope)) << "it is not";
+    }
+    EXPECT_EQ(entries(EntryKind::ordered).size(), 6U);
+    EXPECT_FALSE(ordered("pause", "shop"));
+}
+
+TEST_F(RolloutsTest, R6_AWindowIsWaitedForAndItsOpeningIsTold) {
+    add("web");
+    WindowConfig& window = config.windows.emplace_back();
+    window.name = "nights";
+    const auto now = std::chrono::floor<std::chrono::minutes>(
+        clock.time - std::chrono::floor<std::chrono::days>(clock.time));
+    window.from = (now + std::chrono::minutes{30}) % std::chrono::minutes{24 * 60};
+    window.to = (now + std::chrono::minutes{60}) % std::chrono::minutes{24 * 60};
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::awaiting_window); }));
+    const std::vector<ClosedGate> closed =
+        rollouts->gates(key("web"), planner->verdict(*catalogue.find(key("web"))));
+    ASSERT_EQ(closed.size(), 1U);
+    ASSERT_TRUE(closed[0].until.has_value());
+    EXPECT_TRUE(patches.empty());
+    clock.time = *closed[0].until;
+    rollouts->wake_waiting();
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+}
+
+TEST_F(RolloutsTest, R5_TheBreakerOpensOnFailuresOfTheContentUntilSomebodyClosesIt) {
+    config.breaker.failures = 2;
+    config.defaults.deadline = Millis{200};
+    for (const char* name : {"api", "db", "web"})
+        add(name);
+    start();
+    int failures = 0;
+    for (const char* name : {"api", "db"}) {
+        EXPECT_EQ(gates->breaker().opened, Time{});
+        objects[name].replaces = false;
+        moves(name, 'b');
+        ++failures;
+        ASSERT_TRUE(until([&] { return patches.size() == static_cast<std::size_t>(failures); }));
+        objects[name].ready = false;
+        objects[name].observed = objects[name].generation;
+        objects[name].runs = 'b';
+        ++objects[name].version;
+        sync(name);
+        ASSERT_TRUE(until([&] { return ended("failed", failures); }));
+    }
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::breaker_open); }));
+    EXPECT_NE(gates->breaker().text.find("Deployment/shop/api"), std::string::npos);
+    EXPECT_TRUE(test::await(loop, ledger->durable()));
+    EXPECT_NE(Gates(Gates::Parts{config, clock, catalogue, *ledger}).breaker().opened, Time{})
+        << "after a restart, too";
+    EXPECT_EQ(entries(EntryKind::planned).size(), 1U);
+    ASSERT_TRUE(ordered("resume", "cluster"));
+    EXPECT_EQ(gates->breaker().failures, 0);
+    EXPECT_EQ(Gates(Gates::Parts{config, clock, catalogue, *ledger}).breaker().failures, 0);
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+}
+
+TEST_F(RolloutsTest, R5_AShareOfTheNewestOpensTheBreakerToo) {
+    config.breaker = {.failures = 100, .of = 4, .share = 0.5};
+    add("web");
+    Gates one(Gates::Parts{config, clock, catalogue, *ledger});
+    const auto end = [&one](const char* state, const char* reason) {
+        RolloutRow row;
+        row.state = state;
+        row.reason = reason;
+        row.ended = at(1);
+        row.workload = "Deployment/shop/web";
+        one.ended(row);
+    };
+    end("failed", "content");
+    end("failed", "stalled");  // says nothing of the content
+    end("superseded", "not-due");
+    end("done", "proven");
+    end("failed", "content");
+    EXPECT_EQ(one.breaker().opened, Time{}) << "three of four are known";
+    end("failed", "content");
+    EXPECT_NE(one.breaker().opened, Time{});
+}
+
+TEST_F(RolloutsTest, R5_PlacesGoByPriorityThenByAge) {
+    config.pacing.concurrent = 1;
+    config.priorities = {{{"*/shop/web"}, 10}, {{"*/shop/*"}, 1}, {{"*/shop/api"}, -5}};
+    for (const char* name : {"api", "db", "web"})
+        add(name);
+    start();
+    for (const char* name : {"api", "db", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    ASSERT_TRUE(ordered("pause", "cluster"));
+    for (const char* name : {"api", "db", "web"})
+        moves(name, 'b');
+    ASSERT_TRUE(until([this] {
+        return waits_for("api", Gate::paused) && waits_for("db", Gate::paused) &&
+               waits_for("web", Gate::paused);
+    }));
+    ASSERT_TRUE(ordered("resume", "cluster"));
+    ASSERT_TRUE(until([this] { return ended("done", 3); }));
+    std::vector<std::string> order;
+    for (const RolloutRow& row : ledger->rollouts("", "", 10))
+        order.push_back(row.workload);
+    EXPECT_EQ(gates->priority(key("api")), 1) << "the highest that matches";
+    EXPECT_EQ(order.back(), "Deployment/shop/web");
+}
+
+TEST_F(RolloutsTest, R7_AGroupStartsAsOneAndCountsAsOneOfThoseUnderWay) {
+    config.pacing.concurrent = 1;
+    config.groups = {{"pair", {"Deployment/shop/api", "Deployment/shop/web"}}};
+    for (const char* name : {"api", "web", "other"})
+        add(name);
+    start();
+    for (const char* name : {"api", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    ASSERT_TRUE(ordered("pause", "deploy/shop/web"));
+    moves("api", 'b');
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return waits_for("api", Gate::awaiting_group); }));
+    EXPECT_NE(rollouts->active(key("api"))->text.find("Deployment/shop/web"), std::string::npos);
+    moves("other", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); })) << "who is not of the group goes";
+    EXPECT_EQ(patches.size(), 1U);
+    ASSERT_TRUE(ordered("resume", "deploy/shop/web"));
+    ASSERT_TRUE(until([this] { return ended("done", 3); }));
+    const std::vector<RolloutRow> rows = ledger->rollouts("", "", 10);
+    ASSERT_EQ(rows.size(), 3U);
+    EXPECT_EQ(rows[0].intended, rows[1].intended) << "both took their places in one moment";
+}
+
+TEST_F(RolloutsTest, R7_AMemberThatCannotBePulledKeepsTheOtherBack) {
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    start();
+    for (const char* name : {"api", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    silent = {"api"};
+    moves("web", 'b');
+    moves("api", 'b');
+    ASSERT_TRUE(until([this] {
+        const auto web = rollouts->active(key("web"));
+        return web && web->text == "another one of its group could not start";
+    }));
+    EXPECT_TRUE(patches.empty());
+    ASSERT_TRUE(until([this] { return rollouts->pacing().used(clock.now()) == 0; }));
+    EXPECT_TRUE(newest().id.empty()) << "nothing was intended";
+}
+
+TEST_F(RolloutsTest, R7_AGroupLargerThanALimitWaitsForAnException) {
+    config.pacing.cluster.count = 1;
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    start();
+    moves("api", 'b');
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] {
+        return waits_for("api", Gate::group_exceeds_pacing) &&
+               waits_for("web", Gate::group_exceeds_pacing);
+    }));
+    EXPECT_TRUE(patches.empty());
+    const std::vector<OrderResult> results =
+        test::await(loop, rollouts->let_group_go(by_alice("approve", "group/pair")));
+    ASSERT_TRUE(results.front().ok) << results.front().text;
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(rollouts->pacing().used(clock.now()), 2) << "what it took is counted";
 }
 
 TEST_F(RolloutsTest, NothingIsWrittenInObserve) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <iostream>
 #include <optional>
 #include <random>
 
@@ -201,6 +203,31 @@ TEST(SettingsProperties, V4_AGuardThatMeansNothingBlocksWhereverItStands) {
             EXPECT_NE(settings.blocking()->text.find(kLayers.at(wrong)), std::string::npos);
         }
     }
+}
+
+// How long it takes is told, and asserted nowhere: the machine may have other work.
+TEST(SettingsProperties, P2_ADefaultThatChangesHoldsForTenThousandWorkloads) {
+    constexpr std::size_t kWorkloads = 10'000;
+    Random random;
+    std::vector<Cluster> clusters(100);
+    for (Cluster& cluster : clusters) {
+        cluster.write("keel.sh/minAge", random.some_of({"1h", "2h"}));
+        cluster.config.phases.clear();
+    }
+    const PhaseStates states;
+    Config config;
+    config.defaults.policy = "major";
+    const auto begin = std::chrono::steady_clock::now();
+    std::size_t changed = 0;
+    for (std::size_t i = 0; i < kWorkloads; ++i) {
+        const Cluster& one = clusters[i % clusters.size()];
+        const bool ours = standing_of(one.workload, &one.ns, config, states).ours;
+        const WorkloadSettings settings = settings_of(one.workload, &one.ns, config);
+        changed += ours && settings.policy.value == "major" ? 1 : 0;
+    }
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
+    EXPECT_EQ(changed, kWorkloads);
+    std::cout << "settings of 10,000 workloads recomputed in " << took.count() << " ms\n";
 }
 
 }  // namespace

@@ -140,8 +140,8 @@ constexpr auto kKeys = std::to_array<Key>({
     {"phases.settings.matchPreRelease", true},
     {"phases.settings.step", true},
     {"phases.settings.minAge", true},
-    {"phases.settings.approvals", true},
-    {"phases.settings.approvalDeadline", true},
+    {"phases.settings.approvals", false},
+    {"phases.settings.approvalDeadline", false},
     {"phases.settings.stateful", true},
     {"phases.settings.operator-owned", true},
     {"groups", true},
@@ -155,8 +155,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"watch", false},
     {"notify", false},
     {"hooks", false},
-    {"stamp", true},
-    {"stamp.enabled", true},
+    {"stamp", false},
     {"settings", true},
     {"settings.ignoreManagers", true},
     {"coexist", false},
@@ -1131,10 +1130,6 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
                                                                   : "is none of " + joined(known);
         };
     };
-    const Check whole = [](std::string& given) -> std::string {
-        const auto count = whole_number(given);
-        return count && *count >= 0 && *count <= 100 ? "" : "is not a number from 0 to 100";
-    };
     const std::pair<std::string_view, Check> kinds[] = {
         {"policy", policy_problem},
         {"trigger", one_of({"all", "poll", "push"})},
@@ -1144,12 +1139,6 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
         {"minAge",
          [](std::string& given) -> std::string {
              return parse_duration(given) ? "" : "is not a duration such as 24h";
-         }},
-        {"approvals", whole},
-        {"approvalDeadline",
-         [](std::string& given) -> std::string {
-             const auto count = whole_number(given);
-             return count && *count >= 1 && *count <= 8760 ? "" : "is not a number of hours";
          }},
         {"stateful", one_of({"allow"})},
         {"operator-owned", one_of({"allow"})},
@@ -1181,10 +1170,6 @@ void Reader::read_priority(const Section& section) {
 }
 
 void Reader::read_small_sections(const Section& top) {
-    if (const Place* place = top.get("stamp")) {
-        const Section stamp(findings_, *place, "stamp");
-        choice<bool>(stamp, "enabled", config_.stamp, {{"true", true}, {"false", false}});
-    }
     if (const Place* place = top.get("settings")) {
         const Section settings(findings_, *place, "settings");
         texts(settings, "ignoreManagers", config_.ignored_managers, nullptr);

@@ -126,8 +126,10 @@ struct Run {
     void time_is_up() {
         late = true;
         child.kill_group();
-        output.cancel();  // somebody who left the group may still hold them
-        errors.cancel();
+        // Somebody who left the group may still hold them, and write without end.
+        boost::system::error_code ignored;
+        output.close(ignored);
+        errors.close(ignored);
     }
 };
 using RunPtr = std::shared_ptr<Run>;

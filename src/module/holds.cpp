@@ -42,8 +42,9 @@ HoldCopy copy_of(const MainConf& conf, Posting posting) {
 void follow(Follower& follower, const MainConf& conf) {
     std::optional<Posting> posting = conf.board->read();
     if (!posting) return;  // it is being written all the time: the next request looks again
-    follower.seen = posting->number;
-    follower.copy = copy_of(conf, *std::move(posting));
+    const std::uint64_t number = posting->number;
+    follower.copy = copy_of(conf, *std::move(posting));  // may throw: then the next request tries
+    follower.seen = number;
     follower.conf = &conf;
 }
 

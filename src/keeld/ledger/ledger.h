@@ -37,7 +37,7 @@ enum class EntryKind : std::uint8_t {
     held,
     released,
     ordered,  // somebody paused, resumed, approved, rejected, moved a phase
-    planned   // the plan did by itself: a phase, the breaker, a stamp
+    planned   // the plan did by itself: a phase, the breaker
 };
 [[nodiscard]] std::string_view to_string(EntryKind kind);
 [[nodiscard]] std::optional<EntryKind> parse_entry_kind(std::string_view text);

@@ -164,7 +164,7 @@ CREATE INDEX listed_gone ON listed (gone) WHERE gone <> 0;
 )sql",
                                                             R"sql(
 CREATE TABLE documents (       -- what the plan and people decided, and must survive a restart
-    kind TEXT NOT NULL,        -- phase pause approval exception stamp
+    kind TEXT NOT NULL,        -- phase pause breaker exception plan
     key TEXT NOT NULL,
     json TEXT NOT NULL,
     PRIMARY KEY (kind, key)

@@ -399,6 +399,13 @@ std::vector<ClosedGate> Rollouts::own_gates(const WorkloadKey& key,
     }
     const std::vector<ClosedGate> plan = parts_.gates.closed(key);
     closed.insert(closed.end(), plan.begin(), plan.end());
+    if (verdict.settings.approvals.parsed > 0) {
+        closed.push_back({Gate::awaiting_approval, std::nullopt,
+                          "keel.sh/approvals is " + verdict.settings.approvals.value + " (" +
+                              verdict.settings.approvals.layer +
+                              "), and this version takes no votes: restart it by hand, or take "
+                              "the setting away"});
+    }
     if (verdict.needs_approval) {
         closed.push_back({Gate::awaiting_approval, std::nullopt,
                           "the target is older than what runs, and reverts is ask"});
@@ -1119,7 +1126,7 @@ bool Rollouts::still_due(const Handle& rollout) {
 bool Rollouts::still_the_same(const Handle& rollout) {
     const std::vector<Target> before = rollout->targets;
     return still_due(rollout) && same_write(rollout->targets, before) &&
-           !rollout->verdict.needs_approval;
+           !rollout->verdict.needs_approval && rollout->verdict.settings.approvals.parsed == 0;
 }
 
 const Workload* Rollouts::object(const Handle& rollout) const {

@@ -225,7 +225,7 @@ TEST_F(ConfigTest, E2_UnknownKeysNameTheNearestOne) {
 
 TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
     for (const std::string key :
-         {"auth", "webhooks", "checks", "watch", "notify", "hooks", "coexist"}) {
+         {"auth", "webhooks", "checks", "watch", "notify", "hooks", "stamp", "coexist"}) {
         expect_error(kCluster + key + ": {}\n",
                      "keeld.yaml:2: " + key + ": not supported by this version; take it out");
     }
@@ -312,7 +312,7 @@ TEST_F(ConfigTest, E2_BadYamlNamesItsLine) {
     EXPECT_EQ(bad("- a\n"),
               "keeld.yaml:1: is not a mapping; expected mode, timeZone, listen, ledger, "
               "kubernetes, caches, events, registries, enrolment, defaults, pacing, "
-              "breaker, windows, phases, groups, priorities, stateful, stamp, settings, cap "
+              "breaker, windows, phases, groups, priorities, stateful, settings, cap "
               "below it\n"
               "keeld.yaml: nothing to look at: neither caches nor registries nor "
               "kubernetes are there\n");
@@ -521,7 +521,6 @@ TEST_F(ConfigTest, APlanIsRead) {
              "priorities: [{workloads: [\"*/website/*\"], value: 10}]\n"
              "breaker: {failures: 5, of: 30, share: 0.5}\n"
              "defaults: {minAge: 2h}\n"
-             "stamp: {enabled: true}\n"
              "settings: {ignoreManagers: [kyverno]}\n"
              "cap: {workloads: 7}\n");
     ASSERT_EQ(config.windows.size(), 1U);
@@ -550,7 +549,6 @@ TEST_F(ConfigTest, APlanIsRead) {
     EXPECT_EQ(config.breaker.of, 30);
     EXPECT_DOUBLE_EQ(config.breaker.share, 0.5);
     EXPECT_EQ(config.defaults.min_age, std::chrono::hours{2});
-    EXPECT_TRUE(config.stamp);
     EXPECT_EQ(config.ignored_managers, std::vector<std::string>{"kyverno"});
     EXPECT_EQ(config.cap, 7);
 }

@@ -1154,6 +1154,19 @@ TEST_F(RolloutsTest, R6_APauseKeepsBackWhatItNamesUntilSomebodyResumes) {
     EXPECT_FALSE(ordered("pause", "shop"));
 }
 
+TEST_F(RolloutsTest, P6_WhatWantsVotesIsNotRolledWithoutThem) {
+    add("web");
+    start();
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    Workload workload = catalogue.find(key("web"))->object;
+    workload.annotations["keel.sh/approvals"] = "1";
+    workload.resource_version = "2";
+    catalogue.upsert(std::move(workload));
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::awaiting_approval); }));
+    EXPECT_TRUE(patches.empty());
+}
+
 TEST_F(RolloutsTest, R6_AWindowIsWaitedForAndItsOpeningIsTold) {
     add("web");
     WindowConfig& window = config.windows.emplace_back();

@@ -7,9 +7,19 @@
 namespace keel {
 namespace {
 
-// Of one repository, those that lists lack included. What comes beyond is listed, but its first
-// sight is not remembered: it has no order then.
+// Of one repository, those that lists lack included. A list of more counts as one that was cut.
 constexpr std::size_t kMostSights = 100'000;
+
+// What a list that was cut lacks may be beyond its end.
+void keep_unlisted(const Listings::Known& known, std::vector<std::string>& names) {
+    const std::vector<std::string>& before = known.newest.names;
+    const auto end = static_cast<std::ptrdiff_t>(names.size());
+    for (std::size_t i = 0; i < before.size(); ++i) {
+        const bool told = std::binary_search(names.begin(), names.begin() + end, before[i]);
+        if (!told && known.first[i] != 0) names.push_back(before[i]);
+    }
+    std::inplace_merge(names.begin(), names.begin() + end, names.end());
+}
 
 }  // namespace
 
@@ -69,6 +79,13 @@ bool Listings::listed(const std::string& registry, const std::string& repository
 
     Known& known = known_[{registry, repository}];
     Listing& newest = known.newest;
+    complete = complete && names.size() + known.gone.size() <= kMostSights;
+    if (!complete) keep_unlisted(known, names);
+    // The first whole list after one that was cut: what it has first may be as old as anything.
+    const bool same_age = complete && newest.known() && !newest.complete &&
+                          std::ranges::any_of(names, [&](const std::string& name) {
+                              return !first_seen(registry, repository, name);
+                          });
     const bool judge = !newest.known() || newest.complete != complete || !newest.failure.empty() ||
                        newest.names != names;
     ++newest.number;
@@ -78,13 +95,21 @@ bool Listings::listed(const std::string& registry, const std::string& repository
     const auto note_list = [&] {
         ledger_.put(ListingRow{registry, repository, newest.number, at, newest.complete});
     };
-    if (newest.names == names) {
+    if (newest.names == names && !same_age) {
         note_list();
         return judge;
     }
     const auto note = [&](const std::string& name, std::uint64_t first, Time gone) {
         ledger_.put(ListedRow{registry, repository, name, first, gone});
     };
+    if (same_age) {
+        std::ranges::fill(known.first, newest.number);
+        for (auto& [name, first] : known.gone) {
+            first = newest.number;
+            note(name, first, at);
+        }
+    }
+    const bool ordered = complete || newest.number == 1;
     std::vector<std::uint64_t> first;
     first.reserve(names.size());
     std::size_t before = 0;
@@ -102,16 +127,13 @@ bool Listings::listed(const std::string& registry, const std::string& repository
         }
         if (before < newest.names.size() && newest.names[before] == name) {
             first.push_back(known.first[before++]);
+            if (same_age) note(name, first.back(), Time{});
             continue;
         }
         const auto back = known.gone.extract(name);
-        const bool room = first.size() + known.gone.size() < kMostSights;
-        first.push_back(!back.empty() ? back.mapped() : room ? newest.number : 0);
-        if (first.back() != 0) {
-            note(name, first.back(), Time{});
-        } else {
-            newest.complete = false;  // as it is after a restart, which does not know the name
-        }
+        const bool room = first.size() < kMostSights;
+        first.push_back(!back.empty() ? back.mapped() : ordered && room ? newest.number : 0);
+        if (first.back() != 0) note(name, first.back(), Time{});
     }
     while (before < newest.names.size()) {
         leave_out();

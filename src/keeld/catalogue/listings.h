@@ -15,7 +15,7 @@
 namespace keel {
 
 struct Listing {
-    std::vector<std::string> names;  // of the newest list, in byte order, each once
+    std::vector<std::string> names;  // in byte order, each once; a cut list keeps earlier ones
     Time at;                         // of that list; epoch: none has been read yet
     bool complete = false;           // false: it was cut at a bound, more names may exist
     std::uint64_t number = 0;        // how many lists of it were read
@@ -34,8 +34,8 @@ class Listings {
     // Null: its list was never asked for.
     [[nodiscard]] const Listing* find(const std::string& registry,
                                       const std::string& repository) const;
-    // The number of the list, of those of this repository, that had the name first; also of names
-    // that lists lack by now. nullopt: no list had it.
+    // The number of the list of this repository that had the name first; also of names that lists
+    // lack by now. nullopt: none had it, or a cut one, which says nothing of its age (V2).
     [[nodiscard]] std::optional<std::uint64_t> first_seen(const std::string& registry,
                                                           const std::string& repository,
                                                           const std::string& name) const;

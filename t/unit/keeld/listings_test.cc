@@ -57,6 +57,58 @@ TEST_F(ListingsTest, V2_TheFirstListThatHadANameIsRemembered) {
     }
 }
 
+// A name that comes from beyond the end of a list may be older than all that the list had.
+TEST_F(ListingsTest, V2_WhatComesFromBeyondACutHasNoOrderYet) {
+    list({"b", "d"}, 0, false);
+    EXPECT_EQ(first("b"), first("d"));
+    list({"b", "c", "d"}, 60, false);
+    for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(first("c"), std::nullopt);
+        EXPECT_EQ(first("d"), 1U);
+        restart();
+    }
+    list({"c", "d", "e"}, 120);
+    for (int i = 0; i < 2; ++i) {
+        for (const char* name : {"b", "c", "d", "e"})
+            EXPECT_EQ(first(name), 3U) << name;
+        EXPECT_FALSE(redis().has("b")) << "a whole list does not have it";
+        EXPECT_TRUE(redis().complete);
+        restart();
+    }
+    EXPECT_TRUE(list({"c", "d", "e", "f"}, 180));
+    EXPECT_EQ(first("f"), 4U);
+    EXPECT_EQ(first("e"), 3U);
+}
+
+TEST_F(ListingsTest, V2_AWholeListThatOnlyRepeatsLeavesTheOrder) {
+    list({"b"}, 0);
+    list({"b", "c"}, 60);
+    list({"b"}, 120, false);
+    EXPECT_TRUE(list({"b", "c"}, 180)) << "it is whole again";
+    EXPECT_EQ(first("b"), 1U);
+    EXPECT_EQ(first("c"), 2U);
+}
+
+TEST_F(ListingsTest, V2_WhatACutListHadFirstIsOrderedWithEverythingElse) {
+    list({"b"}, 0);
+    list({"a", "b"}, 60, false);
+    EXPECT_TRUE(list({"a", "b"}, 120)) << "the same names, and they have an order now";
+    EXPECT_EQ(first("a"), 3U);
+    EXPECT_EQ(first("b"), 3U);
+}
+
+TEST_F(ListingsTest, D4_WhatIsBeyondTheEndOfAListIsNotGone) {
+    list({"7", "8", "9"}, 0);
+    EXPECT_TRUE(list({"7"}, 60, false));
+    for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(redis().names, (Names{"7", "8", "9"}));
+        EXPECT_FALSE(redis().complete);
+        EXPECT_EQ(first("9"), 1U);
+        restart();
+    }
+    EXPECT_FALSE(list({"8"}, 120, false)) << "nothing new";
+}
+
 TEST_F(ListingsTest, D4_ATagThatTheListLacksIsKnownToHaveBeenThere) {
     list({"7", "8"}, 0);
     list({"8"}, 60);

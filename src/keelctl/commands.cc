@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/verdict_words.h"
 #include "keelctl/client.h"
 #include "keelctl/policy_try.h"
 #include "keelctl/report.h"
@@ -159,6 +160,7 @@ whatever happens to its tag; each is listed with the reason and what mends it:
   no-credential       the registry wants to know who asks, and there is no usable credential
   denied              the credentials that there are were refused; each is named with its reason
   not-found           the registry does not have the tag, or the cache cannot get it
+  tag-gone            the registry had the tag and has it no more, or its list lacks it
   never-answered      no check of the tag has ever succeeded
   stale               no successful check in three intervals of its schedule
   list-unreadable     the policy needs the list of tags, and it cannot be read
@@ -647,6 +649,10 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         ->check(CLI::IsMember({"roll", "current", "blocked", "ignore"}))
         ->type_name("");
     workloads->add_option("--reason", options.reason, "only with this reason code")
+        ->check([](const std::string& text) -> std::string {
+            if (parse_reason(text)) return "";
+            return printable(text) + " is none of " + known_reasons();
+        })
         ->type_name("CODE");
     add("tags", "every tag in use: its digest, since when, and who confirmed it when", kListFooter,
         &Session::tags);

@@ -9,6 +9,7 @@
 
 #include "core/policy.h"
 #include "core/reference.h"
+#include "core/tag_shape.h"
 #include "keelctl/commands.h"
 #include "keelctl/json.h"
 #include "keelctl/text.h"
@@ -154,7 +155,13 @@ Told decide(const PolicyTrial& trial, const Reference& reference) {
 }  // namespace
 
 int try_policy(const PolicyTrial& trial, std::ostream& out, std::ostream& err) {
-    const auto reference = Reference::parse(trial.reference);
+    const std::string& written = trial.reference;
+    if (written.find_first_of("/:@") == std::string::npos && read_shape(written).ordered()) {
+        err << "keelctl: " << printable(written)
+            << " names an image; write IMAGE:" << printable(written) << "\n";
+        return kUnknown;
+    }
+    const auto reference = Reference::parse(written);
     if (!reference) {
         err << "keelctl: " << printable(reference.error().text) << "\n";
         return kUnknown;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/tag_shape.h"
+#include "core/verdict_words.h"
 #include "keeld/api/report.h"
 #include "keeld/json.h"
 
@@ -767,6 +768,14 @@ ApiResponse Views::workloads(const ApiRequest& request) {
     const std::string after = request.parameter("after").value_or("");
     const int limit = limit_of(request);
     auto at = parts_.catalogue.workloads().begin();
+    if (!wanted.empty() && !parse_verdict(wanted)) {
+        return api_error(400, "bad-parameter",
+                         "verdict: \"" + wanted + "\" is none of " + known_verdicts());
+    }
+    if (!reason.empty() && !parse_reason(reason)) {
+        return api_error(400, "bad-parameter",
+                         "reason: \"" + reason + "\" is none of " + known_reasons());
+    }
     if (!after.empty()) {
         const Expected<WorkloadKey> key = WorkloadKey::parse(after);
         if (!key) {

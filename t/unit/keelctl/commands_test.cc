@@ -465,6 +465,9 @@ TEST_F(CommandsTest, E2_WrongUsageIsTwo) {
     EXPECT_TRUE(err_has("WORKLOAD is required")) << err_;
     EXPECT_EQ(run({"-o", "xml", "status"}), kUnknown);
     EXPECT_EQ(run({"workloads", "--verdict", "maybe"}), kUnknown);
+    EXPECT_TRUE(err_has("maybe not in {roll,current,blocked,ignore}")) << err_;
+    EXPECT_EQ(run({"workloads", "--reason", "nonsense"}), kUnknown);
+    EXPECT_TRUE(err_has("nonsense is none of newer-tag digest-moved policy-invalid")) << err_;
     for (const std::string word :
          {"blog", "website/blog", "Deployment//blog", "Deployment/website/", "a/b/c/d", "//"}) {
         EXPECT_EQ(run({"why", word}), kUnknown) << word;

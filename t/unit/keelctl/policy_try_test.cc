@@ -67,6 +67,19 @@ TEST(PolicyTry, a_dash_leaves_suffixes_as_by_default) {
     EXPECT_NE(run.out.find("roll\tnewer-tag\t1.2.4-ls1\n"), std::string::npos) << run.out;
 }
 
+TEST(PolicyTry, a_tag_in_the_place_of_the_image_is_told) {
+    for (const char* tag : {"1.2.3", "v8", "3.19-alpine"}) {
+        const Result run = keelctl({"policy", "try", "minor", tag, "1.2.4"});
+        EXPECT_EQ(run.code, kUnknown);
+        EXPECT_NE(run.err.find(std::string(tag) + " names an image; write IMAGE:" + tag),
+                  std::string::npos)
+            << run.err;
+        EXPECT_EQ(run.out, "");
+    }
+    EXPECT_EQ(keelctl({"policy", "try", "minor", "redis", "1.2.4"}).code, kFine);
+    EXPECT_EQ(keelctl({"policy", "try", "minor", "team/1.2.3", "1.2.4"}).code, kFine);
+}
+
 TEST(PolicyTry, what_cannot_be_read_is_named_with_its_line) {
     EXPECT_NE(batch("").err.find("line 1"), std::string::npos);
     EXPECT_NE(batch("policy\tcurrent\ttags\n").err.find("\"match_pre_release\""),

@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "core/docker_config.h"
+#include "core/edit_distance.h"
 #include "core/policy.h"
 #include "core/poll_schedule.h"
 #include "core/reference.h"
@@ -184,23 +185,6 @@ std::vector<std::string_view> keys_below(std::string_view section) {
         if (rest.find('.') == std::string_view::npos && key.supported) names.push_back(rest);
     }
     return names;
-}
-
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-    std::vector<std::size_t> row(b.size() + 1);
-    for (std::size_t j = 0; j <= b.size(); ++j)
-        row[j] = j;
-    for (std::size_t i = 1; i <= a.size(); ++i) {
-        std::size_t diagonal = std::exchange(row[0], i);
-        for (std::size_t j = 1; j <= b.size(); ++j) {
-            const bool same = std::tolower(static_cast<unsigned char>(a[i - 1])) ==
-                              std::tolower(static_cast<unsigned char>(b[j - 1]));
-            const std::size_t replaced = diagonal + (same ? 0 : 1);
-            diagonal = row[j];
-            row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-        }
-    }
-    return row.back();
 }
 
 std::string in_quotes(std::string_view text) {

@@ -541,7 +541,10 @@ const std::vector<Problem>& Views::problems() {
         add_problem(now, std::move(trouble.code), std::move(trouble.text), std::move(trouble.next));
     }
     for (const auto& [tag, info] : parts_.tags.all()) {
-        if (!info.failure.empty() && parts_.planner != nullptr && parts_.planner->in_use(tag)) {
+        const bool gone = info.failure_code == "not-found" && parts_.schedule != nullptr &&
+                          parts_.schedule->gone().contains(tag);
+        if (!info.failure.empty() && !gone && parts_.planner != nullptr &&
+            parts_.planner->in_use(tag)) {
             add_problem(now, "tag-unanswered", tag.to_string() + ": " + info.failure,
                         "asked again with back-off");
         }
@@ -765,9 +768,6 @@ ApiResponse Views::workloads(const ApiRequest& request) {
     const std::string ns = request.parameter("namespace").value_or("");
     const std::string wanted = request.parameter("verdict").value_or("");
     const std::string reason = request.parameter("reason").value_or("");
-    const std::string after = request.parameter("after").value_or("");
-    const int limit = limit_of(request);
-    auto at = parts_.catalogue.workloads().begin();
     if (!wanted.empty() && !parse_verdict(wanted)) {
         return api_error(400, "bad-parameter",
                          "verdict: \"" + wanted + "\" is none of " + known_verdicts());
@@ -776,6 +776,9 @@ ApiResponse Views::workloads(const ApiRequest& request) {
         return api_error(400, "bad-parameter",
                          "reason: \"" + reason + "\" is none of " + known_reasons());
     }
+    const std::string after = request.parameter("after").value_or("");
+    const int limit = limit_of(request);
+    auto at = parts_.catalogue.workloads().begin();
     if (!after.empty()) {
         const Expected<WorkloadKey> key = WorkloadKey::parse(after);
         if (!key) {
@@ -986,7 +989,8 @@ ApiResponse Views::holds(const ApiRequest& request) {
 
 void Views::each_watch(const std::function<void(const Watch&)>& each) const {
     keel::each_watch(WatchParts{parts_.config, parts_.phases, parts_.catalogue, parts_.tags,
-                                parts_.listings, parts_.registry},
+                                parts_.listings, parts_.registry,
+                                parts_.schedule != nullptr ? &parts_.schedule->gone() : nullptr},
                      parts_.clock.now(), each);
 }
 

@@ -46,6 +46,9 @@ std::string remedy(std::string_view state, const Tag& tag) {
     }
     if (state == "denied") return "renew the credentials that the sentence names";
     if (state == "not-found") return "name a tag that exists, or mend the way to the registry";
+    if (state == "tag-gone") {
+        return "a restart may find nothing to pull; name a tag that is there, or bring it back";
+    }
     if (state == "held") return "keelctl release lifts a hold; keelctl holds lists them";
     return "look at the registry and the cache: keelctl status";
 }
@@ -106,6 +109,11 @@ class Examiner {
         const Tag& tag = *watch_->tag;
         if (const Expected<void> path = parts_.registry.has_path(tag.registry); !path) {
             return say("no-path", path.error().text, remedy("no-path", tag));
+        }
+        if (parts_.gone != nullptr) {
+            if (const auto gone = parts_.gone->find(tag); gone != parts_.gone->end()) {
+                return say("tag-gone", gone->second, remedy("tag-gone", tag));
+            }
         }
         const TagInfo* info = parts_.tags.find(tag);
         if (info == nullptr || (info->heard_at() == Time{} && info->failure.empty())) {

@@ -30,7 +30,7 @@ struct Watch {
     std::optional<Tag> tag;  // absent where the reference cannot be read
     // "fine"; "waiting" (its first answer is under way); otherwise why it cannot fire:
     // "reference-invalid", "setting-invalid", "no-receiver", "no-path", "no-credential", "denied",
-    // "not-found", "never-answered", "stale", "list-unreadable", "held".
+    // "not-found", "tag-gone", "never-answered", "stale", "list-unreadable", "held".
     std::string state;
     std::string sentence;  // empty with "fine"
     std::string next;      // what mends it
@@ -47,6 +47,7 @@ struct WatchParts {
     const Tags& tags;
     const Listings* listings;  // null: no lists are read
     const Registry& registry;
+    const std::map<Tag, std::string>* gone = nullptr;  // Schedule's; null: nobody looks
 };
 
 // Calls `each` for every watch, in the order of the workloads' names.

@@ -475,7 +475,10 @@ Task<void> Schedule::list(Tag tag) {
 // 404 is about this path now, and a list may be late: told, and nothing else is made of it (D8).
 void Schedule::note_gone(const Tag& tag, const Error* refusal) {
     const Listing* listing = parts_.listings.find(tag.registry, tag.repository);
-    if (refusal != nullptr && refusal->code == "not-found") {
+    const TagInfo* info = parts_.tags.find(tag);
+    if (info == nullptr || info->heard_at() == Time{}) {
+        gone_.erase(tag);  // as far as anybody knows it never was there
+    } else if (refusal != nullptr && refusal->code == "not-found") {
         gone_[tag] = refusal->text;
     } else if (listing != nullptr && listing->known() && listing->complete &&
                !listing->has(tag.name)) {

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/edit_distance.h"
 #include "core/glob.h"
 
 namespace keel {
@@ -41,6 +42,25 @@ constexpr const char* kMatchTagAlias = "keel.sh/match-tag";
 constexpr std::array<std::string_view, 4> kAnyCase{"keel.sh/monitorContainers",
                                                    "keel.sh/initContainers", "keel.sh/imageVolumes",
                                                    "keel.sh/imagePullSecret"};
+
+// Those that are read by their very names; where others come near one, it was meant.
+constexpr std::array<std::string_view, 17> kKnown{kPolicy,
+                                                  kPolicyAlias,
+                                                  kMatchTag,
+                                                  kMatchTagAlias,
+                                                  "keel.sh/matchPreRelease",
+                                                  "keel.sh/trigger",
+                                                  "keel.sh/pollSchedule",
+                                                  "keel.sh/monitorContainers",
+                                                  "keel.sh/initContainers",
+                                                  "keel.sh/imageVolumes",
+                                                  "keel.sh/imagePullSecret",
+                                                  "keel.sh/step",
+                                                  "keel.sh/stateful",
+                                                  "keel.sh/operator-owned",
+                                                  "keel.sh/minAge",
+                                                  "keel.sh/approvals",
+                                                  "keel.sh/approvalDeadline"};
 
 bool same_in_any_case(std::string_view one, std::string_view other) {
     const auto lower = [](char c) {
@@ -196,6 +216,7 @@ class SettingsReader {
         settings_.image_pull_secret = find("keel.sh/imagePullSecret", "");
         read_step(version);
         read_guards();
+        read_typos();
         static constexpr const char* kReverts[] = {"ask", "follow", "never"};
         settings_.reverts.value = kReverts[static_cast<int>(config_.defaults.reverts)];
         settings_.reverts.layer = "default";
@@ -264,11 +285,21 @@ class SettingsReader {
         static_cast<Setting&>(monitor) = find("keel.sh/monitorContainers", "");
         if (monitor.layer == "default" || monitor.value.empty()) return;
         const auto& parsed = compiled<Pattern::Pointer>(monitor.value, &Pattern::regexp);
-        if (parsed) {
-            monitor.parsed = *parsed;
-        } else {
+        if (!parsed) {
             fault("keel.sh/monitorContainers", monitor,
                   "is no regular expression: " + parsed.error().text, true);
+            return;
+        }
+        monitor.parsed = *parsed;
+        const auto costly =
+            std::ranges::find_if(workload_.containers, [&monitor](const Container& container) {
+                return monitor.parsed->match(container.own_name()) == Pattern::Match::too_expensive;
+            });
+        if (costly != workload_.containers.end()) {
+            fault("keel.sh/monitorContainers", monitor,
+                  "takes too many steps on " + std::string(costly->own_name()) +
+                      ", so nobody can tell whether it is meant",
+                  true);
         }
     }
 
@@ -343,6 +374,46 @@ class SettingsReader {
         for (Setting::Loser& loser : deadline.overridden) {
             if (loser.layer == "default") loser.value = "24";
         }
+    }
+
+    // A key that is nearly one that exists was meant as that, and a veto is a veto (V4).
+    void read_typos() {
+        for_each_place(
+            workload_, ns_,
+            [this](const char* name, const auto& map, KeyPlace place, const auto& writers) {
+                for (const auto& [key, value] : map) {
+                    if (is_known(key) || !ignored(writers, place, key, config_).empty()) continue;
+                    const std::string_view meant = nearest_known(key);
+                    if (meant.empty()) continue;
+                    const bool policy = meant == kPolicy || meant == kPolicyAlias;
+                    fault(key, Setting{value, name, {}},
+                          "is no setting; did you mean " + std::string(meant) + "?",
+                          policy && value == "never");
+                }
+            });
+    }
+
+    bool is_known(std::string_view key) const {
+        return std::ranges::find(kKnown, key) != kKnown.end() ||
+               key == config_.enrolment.label_key || key == config_.defaults.restart_key ||
+               std::ranges::any_of(
+                   kAnyCase, [key](std::string_view one) { return same_in_any_case(one, key); });
+    }
+
+    // Empty: none is near.
+    static std::string_view nearest_known(std::string_view key) {
+        constexpr std::size_t kNear = 2;
+        std::string_view nearest;
+        std::size_t least = kNear + 1;
+        for (const std::string_view known : kKnown) {
+            if (known.size() > key.size() + kNear || key.size() > known.size() + kNear) continue;
+            const std::size_t distance = edit_distance(key, known);
+            if (distance < least) {
+                nearest = known;
+                least = distance;
+            }
+        }
+        return nearest;
     }
 
     const Workload& workload_;
@@ -451,9 +522,14 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
     Standing result;
     result.enrolled_by = enrolled_by(workload, ns, phase, config);
     if (result.enrolled_by.empty()) {
+        const EnrolmentConfig& rule = config.enrolment;
         result.reason = Reason::not_enrolled;
         result.sentence = "namespace " + workload.key.ns + " does not carry the label " +
-                          config.enrolment.label_key + "=" + config.enrolment.label_value;
+                          rule.label_key + "=" + rule.label_value;
+        if (ns != nullptr && ns->labels.contains(rule.label_key)) {
+            result.sentence +=
+                " (it carries " + rule.label_key + "=" + ns->labels.at(rule.label_key) + ")";
+        }
         result.sentence += config.enrolment.workload_annotation
                                ? ", and the workload has no keel.sh/policy of its own"
                                : "";

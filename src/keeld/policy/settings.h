@@ -76,8 +76,8 @@ struct WorkloadSettings {
 
     // The first fault that blocks; null: none.
     [[nodiscard]] const Fault* blocking() const;
-    // Whether the container, or volume, of this name is followed. Names on which the pattern takes
-    // too many steps are.
+    // Whether the container, or volume, of this name is followed. One of the workload's own names
+    // on which the pattern takes too many steps is a fault that blocks.
     [[nodiscard]] bool monitors(std::string_view name) const;
 };
 [[nodiscard]] WorkloadSettings settings_of(const Workload& workload, const Namespace* ns,

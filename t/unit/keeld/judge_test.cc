@@ -232,6 +232,14 @@ INSTANTIATE_TEST_SUITE_P(
              Reason::reference_invalid},
         Case{"V4_PolicyInvalid", [](World& w) { annotate(w, "keel.sh/policy", "Force"); },
              Reason::policy_invalid},
+        Case{"V4_AVetoThatIsMistyped", [](World& w) { annotate(w, "keel.sh/polcy", "never"); },
+             Reason::policy_invalid},
+        Case{"V4_APatternOfNamesThatTakesTooManySteps",
+             [](World& w) {
+                 w.app().name = std::string(40, 'a') + "b";
+                 annotate(w, "keel.sh/monitorContainers", "^(a+)+$");
+             },
+             Reason::policy_invalid},
         Case{"V4_PolicyEmpty", [](World& w) { annotate(w, "keel.sh/policy", ""); },
              Reason::policy_invalid},
         Case{"V1_Pinned",

@@ -401,20 +401,25 @@ TEST_F(ScheduleTest, D6_WhoSaysWhenToComeBackIsAskedThen) {
 }
 
 TEST_F(ScheduleTest, D4_ATagThatIsGoneIsFlagged) {
-    script = [](const std::string& line, const std::string&) {
-        return line.find("/manifests/three") != std::string::npos ? Reply{"404 Not Found", "", ""}
-                                                                  : says('a');
+    std::string missing = "/manifests/never";
+    script = [&missing](const std::string& line, const std::string&) {
+        return line.find(missing) != std::string::npos ? Reply{"404 Not Found", "", ""} : says('a');
     };
+    listed = Schedule::Names{{"one", "three"}, true};
     follow("one", every("@every 1h", Wish::List::daily));
     follow("four");
     follow("three");
+    follow("never");
     pass(Millis{0});
+    ASSERT_EQ(schedule.gone().size(), 1U) << "what was never answered was not there before either";
+    missing = "/manifests/three";
+    unused = {"never"};
+    pass(minutes{70});
     ASSERT_EQ(schedule.gone().size(), 2U);
     EXPECT_NE(schedule.gone().at(tag("four")).find("does not have it"), std::string::npos);
     EXPECT_NE(schedule.gone().at(tag("three")).find("404"), std::string::npos);
     script = [](const std::string&, const std::string&) { return says('a'); };
-    listed = Schedule::Names{{"one", "three"}, true};
-    unused = {"four"};
+    unused = {"four", "never"};
     pass(hours{25});
     EXPECT_TRUE(schedule.gone().empty()) << "it is back, and nobody uses the other one";
 }

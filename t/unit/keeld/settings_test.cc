@@ -230,6 +230,59 @@ TEST(Settings, P4_AWorkloadsOwnPolicyDoesNotEnrol) {
     EXPECT_EQ(standing_of(workload, &ns, Config{}, {}).reason, Reason::not_enrolled);
 }
 
+TEST(Settings, P4_AnotherValueOfTheEnrolmentLabelIsNamed) {
+    Namespace ns = enrolled("shop");
+    ns.labels["keel.sh/enrolled"] = "True";
+    const Standing standing = standing_of(sample(), &ns, Config{}, {});
+    EXPECT_EQ(standing.reason, Reason::not_enrolled);
+    EXPECT_EQ(standing.sentence,
+              "namespace shop does not carry the label keel.sh/enrolled=true (it carries "
+              "keel.sh/enrolled=True)");
+    ns.labels.clear();
+    EXPECT_EQ(standing_of(sample(), &ns, Config{}, {}).sentence.find("it carries"),
+              std::string::npos);
+}
+
+// What nearly is a key was meant as that; a veto that was mistyped holds everything.
+TEST(Settings, V4_AKeyThatIsNearlyOne) {
+    struct Case {
+        const char* key;
+        const char* value;
+        const char* meant;  // empty: nothing is near, or it is a key
+        bool blocks;
+    };
+    const Case cases[] = {
+        {"keel.sh/polcy", "force", "keel.sh/policy", false},
+        {"keel.sh/polcy", "never", "keel.sh/policy", true},
+        {"keel.sh/Policy", "never", "keel.sh/policy", true},
+        {"keel.sh/policies", "never", "", false},
+        {"keel.observer/plicy", "never", "keel.observer/policy", true},
+        {"keel.sh/pollschedule", "@every 1m", "keel.sh/pollSchedule", false},
+        {"keel.sh/matchtags", "true", "keel.sh/matchTag", false},
+        {"keel.sh/min-age", "3h", "keel.sh/minAge", false},
+        {"keel.sh/INITCONTAINERS", "true", "", false},
+        {"keel.sh/enrolled", "true", "", false},
+        {"keel.sh/notify", "chat", "", false},
+        {"keel.sh/update-time", "now", "", false},
+        {"keel.observer/trigger", "poll", "", false},
+    };
+    for (const Case& one : cases) {
+        for (const Place& place : places()) {
+            Workload workload = sample();
+            Namespace ns = enrolled("shop");
+            place.write(workload, ns, one.key, one.value);
+            const WorkloadSettings settings = settings_of(workload, &ns, Config{});
+            const bool fault = *one.meant != '\0';
+            ASSERT_EQ(settings.faults.size(), fault ? 1U : 0U) << one.key << " " << place.name;
+            EXPECT_EQ(settings.blocking() != nullptr, one.blocks) << one.key;
+            if (!fault) continue;
+            EXPECT_EQ(settings.faults.front().text,
+                      std::string(one.key) + ": \"" + one.value + "\" (" + place.name +
+                          ") is no setting; did you mean " + one.meant + "?");
+        }
+    }
+}
+
 TEST(Settings, V4_WhatIsNotExactlyAPolicyBlocks) {
     const std::vector<std::pair<std::string, bool>> cases{
         {"force", true},     {"patch", true},

@@ -32,7 +32,7 @@ class WatchesTest : public testing::Test {
         ++workload.generation;
         catalogue.upsert(workload);
         std::vector<Watch> found;
-        each_watch(WatchParts{config, phases, catalogue, tags, &listings, registry}, at(now),
+        each_watch(WatchParts{config, phases, catalogue, tags, &listings, registry, &gone}, at(now),
                    [&found](const Watch& watch) { found.push_back(watch); });
         return found;
     }
@@ -53,6 +53,7 @@ class WatchesTest : public testing::Test {
     Registry registry{http, config, *ledger};
     Tags tags{*ledger};
     Listings listings{*ledger};
+    std::map<Tag, std::string> gone;
     Catalogue catalogue{[](const WorkloadKey&) {}};
     Workload workload =
         deployment("shop", "web", {container("app", "docker.io/library/nginx:1.27")});
@@ -151,6 +152,22 @@ TEST_F(WatchesTest, D1_WhatIsMonitoredIsWatchedAnImageVolumeByItsOwnName) {
     workload.containers.back().volume = true;
     workload.annotations["keel.sh/monitorContainers"] = "^models$";
     EXPECT_EQ(only().container, "volume/models");
+}
+
+TEST_F(WatchesTest, D4_ATagThatIsGone) {
+    gone[tag()] = "the list does not have it";
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "tag-gone");
+    EXPECT_EQ(watch.sentence, "the list does not have it");
+    EXPECT_FALSE(watch.next.empty());
+}
+
+TEST_F(WatchesTest, D1_APatternThatTakesTooManySteps) {
+    workload.annotations["keel.sh/monitorContainers"] = "^(a+)+$";
+    workload.containers.front().name = std::string(40, 'a') + "b";
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "setting-invalid");
+    EXPECT_NE(watch.sentence.find("too many steps"), std::string::npos) << watch.sentence;
 }
 
 TEST_F(WatchesTest, D1_AReferenceThatCannotBeRead) {

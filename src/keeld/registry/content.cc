@@ -86,6 +86,13 @@ Expected<Time> created_of(std::string_view config) {
     return std::max(parse_time(text_of(root.get(), "created")).value_or(Time{}), Time{});
 }
 
+std::string platform_of(std::string_view config) {
+    const Json root = parse_json(config);
+    const bool says =
+        !text_of(root.get(), "os").empty() && !text_of(root.get(), "architecture").empty();
+    return says ? platform_text(root.get()) : std::string();
+}
+
 Expected<Content> Content::from_manifest(const Digest& digest, std::string_view content_type,
                                          std::string_view body) {
     Content content;

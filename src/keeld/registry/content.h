@@ -32,6 +32,9 @@ struct PlatformContent {
 // that can be read. Errors: "bad-config", when it is none.
 [[nodiscard]] Expected<Time> created_of(std::string_view config);
 
+// What an image's config says of what it is made for; empty where it does not.
+[[nodiscard]] std::string platform_of(std::string_view config);
+
 struct Content {
     Digest digest;
     ManifestKind kind = ManifestKind::unknown;

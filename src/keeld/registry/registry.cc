@@ -411,6 +411,9 @@ Task<Expected<void>> Registry::read_created(Path path, Tag tag, PlatformContent*
         co_return fail(created.error().code, where + ": " + created.error().text);
     }
     entry->created = *created;
+    if (entry->platform.empty()) {
+        entry->platform = platform_of(response->body);
+    }
     co_return Expected<void>{};
 }
 

@@ -496,6 +496,11 @@ TEST(CreatedOf, SaysWhatTheConfigSays) {
     EXPECT_EQ(*created_of(R"({"created":"yesterday"})"), Time{});
     EXPECT_EQ(*created_of(R"({"created":7})"), Time{});
     EXPECT_EQ(created_of("[]").error().code, "bad-config");
+    EXPECT_EQ(platform_of(R"({"os":"linux","architecture":"s390x"})"), "linux/s390x");
+    EXPECT_EQ(platform_of(R"({"os":"linux","architecture":"arm64","variant":"v8"})"),
+              "linux/arm64");
+    for (const char* none : {"", "[]", "{}", R"({"os":"linux"})", R"({"os":7,"architecture":"x"})"})
+        EXPECT_EQ(platform_of(none), "") << none;
     EXPECT_EQ(created_of("").error().code, "bad-config");
 }
 

@@ -337,6 +337,29 @@ def test_v1_pins_move_only_where_somebody_said_so(stage):
     assert patches(stage, f"Deployment/{ns}/stays") == []
 
 
+def test_v2_what_was_built_before_what_runs_or_for_other_nodes_is_not_written(stage):
+    """By what the images themselves say. The next lower tag is taken where there is one; else nothing is written."""
+    older, elsewhere = {"created": "2001-02-03T04:05:06Z"}, {"platform": ("linux", "s390x")}
+    cases = {"older-build": older, "incomplete": elsewhere}
+    for reason, claims in cases.items():
+        newer(stage, reason, f"{reason}/app", to=None)
+        stage.move(f"{reason}/app", NEW, **claims)
+    newer(stage, "next-lower", "next-lower/app", to=None)
+    for tag, claims in [("1.3.0", elsewhere), ("1.2.0", older)]:
+        stage.move("next-lower/app", tag, **claims)
+    wait_reason(stage, "Deployment/next-lower/app", "older-build")
+    for reason, words in {"older-build": "was built 2001-02-03", "incomplete": "not made for linux/amd64"}.items():
+        answer = wait_reason(stage, f"Deployment/{reason}/app", reason)
+        assert answer["verdict"] == "blocked" and NEW in answer["sentence"] and words in answer["sentence"]
+    fit = stage.move("next-lower/app", NEW)
+    wait_ended(stage, "Deployment/next-lower/app", fit)
+    assert images(fetch(stage, "Deployment/next-lower/app")) == {"app": stage.image(f"next-lower/app:{NEW}")}
+    assert patches(stage, "Deployment/next-lower/app") == [200]
+    for reason in cases:
+        assert why(stage, f"Deployment/{reason}/app")["reason"] == reason
+        assert patches(stage, f"Deployment/{reason}/app") == []
+
+
 def test_r1_image_volumes_are_never_called_proven(stage):
     """Their tag changes where keel.sh/imageVolumes says so, by the volume's name, which may be a container's too."""
     ns = "tag-volumes"

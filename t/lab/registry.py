@@ -91,16 +91,19 @@ class RegistryClient:
         status, _, body = self.request("DELETE", f"/v2/{repository}/manifests/{digest}")
         assert status == 202, f"delete {digest}: {status} {body!r}"
 
-    def put_variant(self, repository, of, label, platform=None, reference=None):
+    def put_variant(self, repository, of, label, platform=None, reference=None, created=None):
         """The image `of` (a digest or tag) again with another label in its config: another digest, the same files.
 
-        Returns its digest. platform: (os, architecture) to claim. reference: a tag to put it under.
+        Returns its digest. platform: (os, architecture) to claim. reference: a tag to put it under. created: when it
+        says that it was built.
         """
         manifest = self.manifest(repository, of).json
         config = json.loads(self.blob(repository, manifest["config"]["digest"]))
         config.setdefault("config", {}).setdefault("Labels", {})["variant"] = str(label)
         if platform:
             config["os"], config["architecture"] = platform
+        if created:
+            config["created"] = created
         data = json.dumps(config).encode()
         manifest["config"].update(digest=self.put_blob(repository, data), size=len(data))
         manifest["mediaType"] = manifest.get("mediaType", OCI_MANIFEST)

@@ -75,12 +75,12 @@ class Stage(Lab):
 
     # Tags and workloads
 
-    def move(self, repository, tag="latest"):
-        """Another digest under the tag, upstream; nobody has asked for it yet."""
+    def move(self, repository, tag="latest", **claims):
+        """Another digest under the tag, upstream; nobody has asked for it yet. claims: of put_variant()."""
         label = next(self.variants)
         if repository not in self.mounted:
             self._mount(repository)
-        return self.upstream.put_variant(repository, self.seed, label, reference=tag)
+        return self.upstream.put_variant(repository, self.seed, label, reference=tag, **claims)
 
     def _mount(self, repository):
         """The seed in another repository."""

@@ -188,6 +188,16 @@ Examples:
   keelctl pause namespace/website
   keelctl resume Deployment/website/blog)";
 
+constexpr const char* kApproveFooter =
+    R"(All members of a group start at once, or none does. A group with more of them than pacing allows in its window waits
+(group-exceeds-pacing) until somebody lets it go: with what it is due for now, and once. What it takes is counted.
+Single workloads are not approved in this version.
+
+Exit codes: 0 done; 1 refused (it does not wait for this); 2 could not tell, or the command line is wrong.
+
+Example:
+  keelctl approve group/immich --reason "release day")";
+
 constexpr const char* kPhaseFooter =
     R"(A phase is a set of namespaces in keeld.yaml. One is active at a time; its workloads are followed whatever the labels of
 their namespaces, those of phases that have not begun are left alone. It is
@@ -321,6 +331,7 @@ class Session {
     int watches();
     int phases();
     int report();
+    int approve();
     int pause();
     int resume();
     int phase_advance();
@@ -498,6 +509,10 @@ int Session::report() {
     print(*answer, options_.format == "markdown" ? markdown_report : show_report);
     const json_t* plan = json_object_get(answer->root.get(), "plan");
     return json_array_size(json_object_get(plan, "failed")) == 0 ? kFine : kAttention;
+}
+
+int Session::approve() {
+    return act("approve", Json(json_object()));
 }
 
 int Session::pause() {
@@ -710,6 +725,11 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
+    CLI::App* approve = add("approve", "let a group that is larger than pacing allows start, once",
+                            kApproveFooter, &Session::approve);
+    approve->add_option("GROUP", options.tag, "group/NAME, as keeld.yaml has it")->required();
+    approve->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+    approve->add_flag("--dry-run", options.dry_run, "only say what would be done");
     CLI::App* phase = app.add_subcommand("phase", "the phases of the plan");
     phase->require_subcommand(1);
     phase->footer(kPhaseFooter);

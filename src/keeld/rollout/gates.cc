@@ -165,6 +165,12 @@ void Gates::except(const std::string& group, const std::string& targets,
     }
 }
 
+void Gates::use_exception(const std::string& group) {
+    if (exceptions_.erase(group) > 0) {
+        parts_.ledger.erase_document(kException, group);
+    }
+}
+
 void Gates::ended(const RolloutRow& row) {
     if (!counts(row)) {
         return;

@@ -55,6 +55,7 @@ class Gates {
     // allows; and to let it (document "exception"; the newest counts).
     [[nodiscard]] bool excepted(const std::string& group, const std::string& targets) const;
     void except(const std::string& group, const std::string& targets, const std::string& author);
+    void use_exception(const std::string& group);  // the group has started: it counts no longer
 
     // A rollout that was written has ended. Failures of the content count for the breaker.
     void ended(const RolloutRow& row);

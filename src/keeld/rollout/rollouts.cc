@@ -508,9 +508,11 @@ std::vector<Rollouts::Pending> Rollouts::pending() {
 }
 
 Task<std::vector<OrderResult>> Rollouts::let_group_go(Order order) {
-    const std::string name = order.on.substr(order.on.find('/') + 1);
+    constexpr std::string_view kGroup = "group/";
+    const std::string name = order.on.starts_with(kGroup) ? order.on.substr(kGroup.size()) : "";
     const auto group = std::ranges::find(parts_.config.groups, name, &GroupConfig::name);
-    OrderResult result{order.on, false, "unknown-group", "no group of keeld.yaml has this name"};
+    OrderResult result{order.on, false, "unknown-group",
+                       "expected group/NAME with the name of a group in keeld.yaml"};
     if (group != parts_.config.groups.end()) {
         const GroupState state = state_of(*group);
         const bool waits =
@@ -607,7 +609,12 @@ Task<bool> Rollouts::go_together(Handle rollout, bool ready) {
     while (batch->asking > 0 && !stopped_) {
         co_await rollout->changed.wait_until(Steady::time_point::max());
     }
-    co_return batch->all && !stopped_;
+    const bool go = batch->all && !stopped_;
+    const GroupConfig* group = go ? parts_.gates.group_of(rollout->key) : nullptr;
+    if (group != nullptr) {
+        parts_.gates.use_exception(group->name);
+    }
+    co_return go;
 }
 
 std::optional<RolloutRow> Rollouts::active(const WorkloadKey& key) const {

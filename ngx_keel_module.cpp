@@ -8,6 +8,7 @@
 #include "module/ngx.h"
 #include "module/observe.h"
 #include "module/snapshot.h"
+#include "module/state_guard.h"
 #include "module/variables.h"
 #include "module/verify.h"
 
@@ -157,8 +158,10 @@ ngx_int_t start(ngx_cycle_t* cycle) noexcept {
 
 // Workers, the helper, the cache loader: each before it does anything else.
 ngx_int_t start_process(ngx_cycle_t* cycle) noexcept {
-    const MainConf* conf = conf_of(cycle);
-    if (conf != nullptr && conf->zone != nullptr) restore_table(*conf);
+    MainConf* conf = conf_of(cycle);
+    if (conf == nullptr) return NGX_OK;
+    if (ngx_process != NGX_PROCESS_SINGLE) leave_guard(*conf);
+    if (conf->zone != nullptr) restore_table(*conf);
     return NGX_OK;
 }
 

@@ -342,6 +342,14 @@ Reply read(ngx_http_request_t* r, const Expected<ApiPath>& path) {
     }
 }
 
+// Says so at once, as nginx does with its own limit.
+ngx_int_t refuse_body(ngx_http_request_t* r) {
+    r->expect_tested = 1;
+    r->keepalive = 0;
+    (void)ngx_http_discard_request_body(r);
+    return send(r, body_too_large());
+}
+
 bool is_write(ngx_http_request_t* r, const ApiPath& path) noexcept {
     return (path.resource == ApiResource::hold && (r->method & (NGX_HTTP_PUT | NGX_HTTP_DELETE))) ||
            (path.resource == ApiResource::current && (r->method & NGX_HTTP_PUT));
@@ -351,6 +359,7 @@ bool is_write(ngx_http_request_t* r, const ApiPath& path) noexcept {
 
 ngx_int_t answer_api(ngx_http_request_t* r) noexcept {
     try {
+        if (r->headers_in.content_length_n > off_t{kMaxApiBody}) return refuse_body(r);
         Expected<ApiPath> path = parse_api_path(path_of(r));
         if (path && is_write(r, *path)) return answer_write(r, *std::move(path));
         const ngx_int_t rc = ngx_http_discard_request_body(r);

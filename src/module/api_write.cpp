@@ -337,65 +337,99 @@ std::optional<Reply> write_hold(ngx_http_request_t* r, const ApiPath& path,
 
 // --- a request ---
 
-// Nothing when it did not stay in memory: far more than the limit, in single bytes.
-std::optional<std::string> body_of(const ngx_http_request_t* r) {
+// What a request asks for, and what has come of its body. In the request's pool.
+struct Write {
+    ApiPath path;
     std::string body;
-    const ngx_http_request_body_t* read = r->request_body;
-    for (const ngx_chain_t* link = read == nullptr ? nullptr : read->bufs; link != nullptr;
-         link = link->next) {
-        if (!ngx_buf_in_memory(link->buf) && ngx_buf_size(link->buf) > 0) return std::nullopt;
-        body.append(reinterpret_cast<const char*>(link->buf->pos),
-                    static_cast<std::size_t>(link->buf->last - link->buf->pos));
-        if (body.size() > kMaxApiBody) return std::nullopt;
-    }
-    return body;
+};
+
+void end_write(void* write) noexcept {
+    static_cast<Write*>(write)->~Write();
+}
+
+// As answer_write() made it. Not in the module's context, which is that of requests for tags.
+Write& write_of(const ngx_http_request_t* r) noexcept {
+    const ngx_pool_cleanup_t* cleanup = r->pool->cleanup;
+    while (cleanup->handler != end_write)
+        cleanup = cleanup->next;
+    return *static_cast<Write*>(cleanup->data);
 }
 
 // Nothing: later.
-std::optional<Reply> reply_to(ngx_http_request_t* r, const ApiPath& path) {
-    const std::optional<std::string> body = body_of(r);
-    if (!body) {
-        return fault(NGX_HTTP_REQUEST_ENTITY_TOO_LARGE,
-                     {"too-large", "a body may have 16384 bytes"});
-    }
-    const Expected<std::string> author = author_of(r, *body);
+std::optional<Reply> reply_to(ngx_http_request_t* r, const Write& write) {
+    const Expected<std::string> author = author_of(r, write.body);
     if (!author) return fault(NGX_HTTP_FORBIDDEN, author.error());
-    if (path.resource == ApiResource::current) return confirm(r, path, *author, *body);
-    return write_hold(r, path, *author, *body);
+    if (write.path.resource == ApiResource::current) {
+        return confirm(r, write.path, *author, write.body);
+    }
+    return write_hold(r, write.path, *author, write.body);
 }
 
-void end_path(void* path) noexcept {
-    static_cast<ApiPath*>(path)->~ApiPath();
+enum class BodyState : std::uint8_t { whole, partial, too_large, failed };
+
+// Takes over what nginx has read. It reads on only into what has been taken; where it is at the
+// end, others may have read the body before, and it stays theirs. False when it is too much, or
+// others have it on the disk, which it comes to by its size.
+bool take_body(ngx_http_request_t* r, std::string& body) {
+    ngx_http_request_body_t* read = r->request_body;
+    for (const ngx_chain_t* link = read == nullptr ? nullptr : read->bufs; link != nullptr;
+         link = link->next) {
+        ngx_buf_t& buffer = *link->buf;
+        if (!ngx_buf_in_memory(&buffer) && ngx_buf_size(&buffer) > 0) return false;
+        const auto size = static_cast<std::size_t>(buffer.last - buffer.pos);
+        if (body.size() + size > kMaxApiBody) return false;
+        body.append(reinterpret_cast<const char*>(buffer.pos), size);
+        if (r->reading_body) buffer.pos = buffer.last;
+    }
+    if (r->reading_body) read->bufs = nullptr;
+    return true;
 }
 
-// As answer_write() left it. Not in the module's context, which is that of requests for tags.
-const ApiPath& path_of(const ngx_http_request_t* r) noexcept {
-    const ngx_pool_cleanup_t* cleanup = r->pool->cleanup;
-    while (cleanup->handler != end_path)
-        cleanup = cleanup->next;
-    return *static_cast<ApiPath*>(cleanup->data);
+// Never more than the limit is kept, and nothing reaches the disk. `rc`: of failed.
+BodyState read_body(ngx_http_request_t* r, std::string& body, ngx_int_t& rc) {
+    while (true) {
+        const bool more = r->request_body != nullptr && r->request_body->bufs != nullptr;
+        if (!take_body(r, body)) return BodyState::too_large;
+        if (!r->reading_body) return BodyState::whole;
+        if (!more && rc == NGX_AGAIN) return BodyState::partial;
+        rc = ngx_http_read_unbuffered_request_body(r);
+        if (rc >= NGX_HTTP_SPECIAL_RESPONSE) return BodyState::failed;
+    }
 }
 
 void on_body(ngx_http_request_t* r) noexcept {
-    ngx_int_t rc = NGX_HTTP_INTERNAL_SERVER_ERROR;
+    ngx_int_t rc = NGX_OK;
+    r->read_event_handler = on_body;
     try {
-        const std::optional<Reply> reply = reply_to(r, path_of(r));
-        if (!reply) return;  // on_timer finalizes it
-        rc = send(r, *reply);
+        Write& write = write_of(r);
+        const BodyState state = read_body(r, write.body, rc);
+        if (state == BodyState::partial) return;  // nginx calls again
+        r->read_event_handler = ngx_http_block_reading;
+        if (state != BodyState::failed) {
+            const std::optional<Reply> reply =
+                state == BodyState::whole ? reply_to(r, write) : body_too_large();
+            if (!reply) return;  // on_timer finalizes it
+            rc = send(r, *reply);
+        }
     } catch (const std::exception& error) {
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0, "keel_api: %s", error.what());
+        rc = NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
     ngx_http_finalize_request(r, rc);
 }
 
 }  // namespace
 
+Reply body_too_large() {
+    return fault(NGX_HTTP_REQUEST_ENTITY_TOO_LARGE, {"too-large", "a body may have 16384 bytes"});
+}
+
 ngx_int_t answer_write(ngx_http_request_t* r, ApiPath path) {
-    ngx_pool_cleanup_t* cleanup = ngx_pool_cleanup_add(r->pool, sizeof(ApiPath));
+    ngx_pool_cleanup_t* cleanup = ngx_pool_cleanup_add(r->pool, sizeof(Write));
     if (cleanup == nullptr) return NGX_HTTP_INTERNAL_SERVER_ERROR;
-    new (cleanup->data) ApiPath{std::move(path)};
-    cleanup->handler = end_path;
-    r->request_body_in_single_buf = 1;
+    new (cleanup->data) Write{std::move(path), {}};
+    cleanup->handler = end_write;
+    r->request_body_no_buffering = 1;
     r->request_body_in_file_only = 0;
     const ngx_int_t rc = ngx_http_read_client_request_body(r, on_body);
     return rc >= NGX_HTTP_SPECIAL_RESPONSE ? rc : NGX_DONE;

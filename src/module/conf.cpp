@@ -5,7 +5,6 @@
 #include <openssl/x509_vfy.h>
 #include <sys/un.h>
 
-#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <exception>
@@ -221,17 +220,13 @@ char* add_api_secret(ngx_conf_t* cf, LocationConf& location, std::string_view va
     return conf_ok();
 }
 
-// A body of keel_api is small and never reaches the disk, whatever stands around: on a cache
-// `client_max_body_size 0` is usual.
+// keel_api refuses what is larger than its limit by itself, in its own words; a smaller limit is
+// nginx's.
 void bound_api_bodies(ngx_conf_t* cf) noexcept {
     auto* core = static_cast<ngx_http_core_loc_conf_t*>(
         ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
     constexpr off_t kLargest = kMaxApiBody;
-    if (core->client_max_body_size == 0 || core->client_max_body_size > kLargest) {
-        core->client_max_body_size = kLargest;
-    }
-    // Room for small chunks, each with its frame.
-    core->client_body_buffer_size = std::max(core->client_body_buffer_size, 4 * kMaxApiBody);
+    if (core->client_max_body_size > kLargest) core->client_max_body_size = 0;
 }
 
 char* read_ca(ngx_conf_t* cf, std::string_view file, Companion& companion) noexcept {
@@ -321,7 +316,7 @@ char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     }
     if (state.data() == nullptr) state = kDefaultState;
     if (state != "off" && set_state_directory(cf, main, state) != conf_ok()) return conf_error();
-    main.control = add_control(cf);
+    main.control = add_control(cf, main);
     if (main.control == nullptr) return conf_error();
     return add_zone(cf, main, zone.substr(0, colon), zone.substr(colon + 1));
 }
@@ -552,7 +547,11 @@ char* set_api(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
 // --- creation, merging, checks ---
 
 void* create_main_conf(ngx_conf_t* cf) noexcept {
-    return alloc<MainConf>(cf->pool);
+    auto* conf = alloc<MainConf>(cf->pool);
+    if (conf == nullptr) return nullptr;
+    conf->cycle = cf->cycle;
+    conf->guard = -1;
+    return conf;
 }
 
 void* create_location_conf(ngx_conf_t* cf) noexcept {

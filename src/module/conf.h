@@ -43,6 +43,8 @@ struct MainConf {
     ngx_shm_zone_t* zone;
     ngx_shm_zone_t* control;  // there where zone is: see control.h
     ngx_path_t* state;        // null: no directory
+    ngx_cycle_t* cycle;       // that this is of
+    int guard;                // descriptor: see state_guard.h; -1: none
     HoldBoard* board;         // null: no holds; there is none without a directory
     ngx_str_t cache_name;
     ngx_array_t* companions;  // of Companion, or null

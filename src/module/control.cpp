@@ -7,6 +7,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
+
+#include "module/conf.h"
+#include "module/state_guard.h"
 
 namespace keel::ngx {
 namespace {
@@ -113,7 +117,8 @@ bool waits(const Mail& mail) noexcept {
 
 ngx_int_t init_control(ngx_shm_zone_t* zone, void* old) noexcept {
     auto* pool = reinterpret_cast<ngx_slab_pool_t*>(zone->shm.addr);
-    zone->data = pool;
+    auto& conf = *static_cast<MainConf*>(std::exchange(zone->data, pool));
+    if (!ngx_test_config && !guard_state(conf)) return NGX_ERROR;
     if (old != nullptr || zone->shm.exists) return NGX_OK;
     return Control{pool}.create() ? NGX_OK : NGX_ERROR;
 }
@@ -336,11 +341,13 @@ std::uint64_t hold_key(const Hold& hold) noexcept {
     return hash == 0 ? 1 : hash;
 }
 
-ngx_shm_zone_t* add_control(ngx_conf_t* cf) noexcept {
+ngx_shm_zone_t* add_control(ngx_conf_t* cf, MainConf& conf) noexcept {
     ngx_str_t name = ngx_string("ngx_keel_control");
     static char own;  // another tag than the tag table's zone has: that one is looked for by it
     ngx_shm_zone_t* zone = ngx_shared_memory_add(cf, &name, kZoneSize, &own);
-    if (zone != nullptr) zone->init = init_control;
+    if (zone == nullptr) return nullptr;
+    zone->init = init_control;
+    zone->data = &conf;
     return zone;
 }
 

@@ -59,6 +59,8 @@ struct Ticket {
 
 enum class Replay : std::uint8_t { fresh, seen, full };
 
+struct MainConf;
+
 // A handle: as cheap to copy as a pointer. The lock is held for constant time only.
 class Control {
   public:
@@ -113,7 +115,8 @@ class Control {
 // Identifies one hold: of this tag, at this digest, since then.
 [[nodiscard]] std::uint64_t hold_key(const Hold& hold) noexcept;
 
-// Registers the zone with nginx, once.
-[[nodiscard]] ngx_shm_zone_t* add_control(ngx_conf_t* cf) noexcept;
+// Registers the zone with nginx, once. `conf`: its state directory is guarded when nginx makes the
+// zone ready, the one moment of the master's that may refuse a configuration.
+[[nodiscard]] ngx_shm_zone_t* add_control(ngx_conf_t* cf, MainConf& conf) noexcept;
 
 }  // namespace keel::ngx

@@ -109,6 +109,7 @@ HoldBoard* HoldBoard::open(const std::string& directory) noexcept {
 
 std::optional<Posting> HoldBoard::read() const {
     std::string text;
+    std::optional<Posting> latest;
     for (int i = 0; i < kTries; ++i) {
         Posting posting;
         posting.number = number();
@@ -117,13 +118,14 @@ std::optional<Posting> HoldBoard::read() const {
         posting.readable = posted.readable;
         text.assign(posted.bytes, std::min<std::size_t>(posted.size, sizeof(posted.bytes)));
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        if (number() != posting.number) continue;
+        const bool last = number() == posting.number;
         Expected<HoldSet> set = decode_holds(text);
         if (!set) continue;
         posting.set = *std::move(set);
-        return posting;
+        latest = std::move(posting);
+        if (last) break;
     }
-    return std::nullopt;
+    return latest;
 }
 
 std::uint64_t HoldBoard::post(const HoldSet& set, bool readable) {

@@ -37,7 +37,9 @@ class HoldBoard {
     [[nodiscard]] std::uint64_t number() const noexcept {
         return __atomic_load_n(&number_, __ATOMIC_ACQUIRE);
     }
-    // Nothing when nothing was posted, or others post all the time. May throw std::bad_alloc.
+    // The last posting; where others post all the time, one that was the last while this reads.
+    // Nothing when nothing was posted, or no text there has its checksum, however often it is read.
+    // May throw std::bad_alloc.
     [[nodiscard]] std::optional<Posting> read() const;
     // Its number; 0, and nothing is posted, when memory is short.
     std::uint64_t post(const HoldSet& set, bool readable);

@@ -16,40 +16,89 @@ namespace {
 
 constexpr std::string_view kPrefix = "/v2/";
 constexpr std::string_view kInfix = "/manifests/";
-// What this process follows. One per process, made at the first look.
+constexpr ngx_msec_t kAgain = 100;  // until the next look after one that failed
+
+// What this process follows. Children begin with the master's, so that none of them ever knows
+// nothing while something is posted.
 struct Follower {
     const MainConf* conf = nullptr;
     std::uint64_t seen = 0;  // number of the posting that the copy is of
     HoldCopy copy;
+    bool failed = false;
+    ngx_msec_t again = 0;  // after a failure, on nginx's monotonic clock
 };
 
 // --- the copy ---
 
-HoldCopy copy_of(const MainConf& conf, Posting posting) {
+Follower& follower() noexcept {
+    static Follower own;
+    return own;
+}
+
+// Nothing is counted of it.
+HoldCopy copy_of(Posting posting) {
     HoldCopy copy;
     copy.set = std::move(posting.set);
     copy.readable = posting.readable;
     for (const Hold& hold : copy.set.holds)
         copy.keys.push_back(hold_key(hold));
-    std::vector<std::uint64_t> in_use = copy.keys;
-    std::sort(in_use.begin(), in_use.end());
-    Control control = control_of(conf);
-    for (const std::uint64_t key : copy.keys)
-        copy.slots.push_back(control.claim(key, in_use));
+    copy.slots.assign(copy.keys.size(), -1);
     return copy;
 }
 
-void follow(Follower& follower, const MainConf& conf) {
+void claim_slots(const MainConf& conf, HoldCopy& copy) {
+    std::vector<std::uint64_t> in_use = copy.keys;
+    std::sort(in_use.begin(), in_use.end());
+    Control control = control_of(conf);
+    for (std::size_t i = 0; i < copy.keys.size(); ++i)
+        copy.slots[i] = control.claim(copy.keys[i], in_use);
+}
+
+// False: what was known stays. May throw, and then it does, too.
+bool follow(Follower& follower, const MainConf& conf) {
     std::optional<Posting> posting = conf.board->read();
-    if (!posting) return;  // it is being written all the time: the next request looks again
+    if (!posting) return conf.board->number() == 0;
     const std::uint64_t number = posting->number;
-    follower.copy = copy_of(conf, *std::move(posting));  // may throw: then the next request tries
+    HoldCopy copy = copy_of(*std::move(posting));
+    claim_slots(conf, copy);
+    follower.copy = std::move(copy);
     follower.seen = number;
     follower.conf = &conf;
+    return true;
 }
 
 bool up_to_date(const Follower& follower, const MainConf& conf) noexcept {
     return follower.conf == &conf && conf.board->number() == follower.seen;
+}
+
+bool waits(const Follower& follower) noexcept {
+    return follower.failed && static_cast<ngx_msec_int_t>(ngx_current_msec - follower.again) < 0;
+}
+
+void note_failure(Follower& follower, const char* why) noexcept {
+    static LogGate gate;
+    follower.failed = true;
+    follower.again = ngx_current_msec + kAgain;
+    if (!gate.open()) return;
+    ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0,
+                  "keel: holds are not up to date, what was known stays in force: %s", why);
+}
+
+// Never throws away what is known.
+void bring_up_to_date(Follower& follower, const MainConf& conf) noexcept {
+    try {
+        follower.failed = false;
+        if (!follow(follower, conf)) note_failure(follower, "what is posted cannot be read");
+    } catch (const std::exception& error) {
+        note_failure(follower, error.what());
+    }
+}
+
+// What workers begin with; see Follower.
+void know(const MainConf& conf) {
+    if (std::optional<Posting> posting = conf.board->read()) {
+        follower().copy = copy_of(*std::move(posting));
+    }
 }
 
 // --- a request ---
@@ -154,11 +203,13 @@ void open_holds(MainConf& conf) noexcept {
                           directory.c_str());
             return;
         }
-        if (conf.board->number() != 0) return;
-        // The helper says what is wrong with a file, and mends it.
-        Expected<HoldRead> read = read_holds(directory);
-        HoldSet set = read && read->set ? *std::move(read->set) : HoldSet{};
-        conf.board->post(set, read.has_value() || read.error().code == "bad-holds");
+        if (conf.board->number() == 0) {
+            // The helper says what is wrong with a file, and mends it.
+            Expected<HoldRead> read = read_holds(directory);
+            HoldSet set = read && read->set ? *std::move(read->set) : HoldSet{};
+            conf.board->post(set, read.has_value() || read.error().code == "bad-holds");
+        }
+        know(conf);
     } catch (const std::exception& error) {
         ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: holds are not known: %s",
                       error.what());
@@ -167,16 +218,10 @@ void open_holds(MainConf& conf) noexcept {
 
 const HoldCopy& current_holds(const MainConf& conf) noexcept {
     static const HoldCopy none;
-    static Follower* follower = nullptr;  // lives as long as the process
     if (conf.board == nullptr) return none;
-    try {
-        if (follower == nullptr) follower = new Follower;
-        if (!up_to_date(*follower, conf)) follow(*follower, conf);
-    } catch (const std::exception& error) {
-        ngx_log_error(NGX_LOG_ERR, ngx_cycle->log, 0, "keel: holds are not up to date: %s",
-                      error.what());
-    }
-    return follower == nullptr ? none : follower->copy;
+    Follower& own = follower();
+    if (!up_to_date(own, conf) && !waits(own)) bring_up_to_date(own, conf);
+    return own.copy;
 }
 
 void apply_hold(ngx_http_request_t* r, TagRequest& request) noexcept {

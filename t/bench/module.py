@@ -189,7 +189,7 @@ class ModuleBench:
 
     # --- time -------------------------------------------------------------------------------------------
 
-    def throughput(self, requests, pairs=100):
+    def throughput(self, requests, pairs=400):
         """([requests a CPU second of the worker with the module], [without]), pair by pair.
 
         Many short pairs: what else runs on the machine changes in the time of long ones.

@@ -345,7 +345,7 @@ def test_other_methods(nginx, method, path):
 
 
 def chunked(port, path, chunks, headers):
-    """Sends a body in chunks as far as the other side takes it; the status of its answer."""
+    """Sends a body in chunks as far as the other side takes it; the status and the object of its answer."""
     with socket.create_connection(("127.0.0.1", port), 20) as connection:
         head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
         connection.sendall((head + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n").encode())
@@ -357,12 +357,15 @@ def chunked(port, path, chunks, headers):
             pass  # it has heard enough
         answer = http.client.HTTPResponse(connection)
         answer.begin()
-        return answer.status
+        return answer.status, json.loads(answer.read())
+
+
+TOO_LARGE = {"error": {"code": "too-large", "text": "a body may have 16384 bytes"}}
 
 
 @pytest.mark.parametrize("lines", ["", "client_max_body_size 1g; client_body_buffer_size 1k; client_body_in_file_only on;"])
 def test_bodies_over_16_kb_are_refused(cache, faulty, secrets, lines):
-    """Also with `client_max_body_size 0`, which the http block says."""
+    """By the module, in its own words, also with `client_max_body_size 0`, which the http block says."""
     nginx = cache(faulty.port, api=secrets)
     nginx.config.write_text(nginx.config.read_text().replace("location /keel/ {", "location /keel/ { " + lines))
     nginx.reload()
@@ -371,14 +374,37 @@ def test_bodies_over_16_kb_are_refused(cache, faulty, secrets, lines):
     largest = good[:-2] + b"y" * (16384 - len(good)) + b'"}'
     assert len(largest) == 16384
     large = largest[:-2] + b'y"}'
-    assert nginx.call("PUT", f"holds/{TAG}", large, revision=0)[0] == 413
-    assert chunked(nginx.api_port, path, [large], sign("PUT", path, large) | {"If-Match": "0"}) == 413
+    for method, where in (("PUT", f"holds/{TAG}"), ("DELETE", f"holds/{TAG}"), ("PUT", f"current/{TAG}"), ("GET", "status"), ("POST", "nowhere")):
+        status, answer, headers = nginx.call(method, where, large, revision=0)
+        assert (status, answer, headers["Content-Type"]) == (413, TOO_LARGE, "application/json")
+    assert chunked(nginx.api_port, path, [large], sign("PUT", path, large) | {"If-Match": "0"}) == (413, TOO_LARGE)
     endless = (b"x" * 4096 for _ in range(4096))
-    assert chunked(nginx.api_port, path, endless, sign("PUT", path, b"") | {"If-Match": "0"}) == 413
+    assert chunked(nginx.api_port, path, endless, sign("PUT", path, b"") | {"If-Match": "0"}) == (413, TOO_LARGE)
     assert nginx.holds() == (0, {})
     assert nginx.call("PUT", f"holds/{TAG}", largest, revision=0)[0] == 200
     pieces = [largest[i:i + 100] for i in range(0, len(largest), 100)]
-    assert chunked(nginx.api_port, path, pieces, sign("PUT", path, largest) | {"If-Match": "1"}) == 200
+    assert chunked(nginx.api_port, path, pieces, sign("PUT", path, largest) | {"If-Match": "1"})[0] == 200
+    single = [largest[i:i + 1] for i in range(len(largest))]
+    assert chunked(nginx.api_port, path, single, sign("PUT", path, largest) | {"If-Match": "2"})[0] == 200
+
+
+def test_body_that_comes_late_or_not_at_all(cache, faulty, secrets):
+    """Nobody waits for it but the one who sends it; whoever goes away leaves nothing behind."""
+    nginx = cache(faulty.port, api=secrets, http="client_body_timeout 1s;")
+    body, path = json.dumps({"digest": A}).encode(), f"/keel/holds/{TAG}"
+    given = "".join(f"{name}: {value}\r\n" for name, value in (sign("PUT", path, body) | {"If-Match": "0"}).items())
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{given}\r\n".encode()
+    with socket.create_connection(("127.0.0.1", nginx.api_port), 20) as late:
+        late.sendall(head + body[:10])
+        assert nginx.holds() == (0, {})
+        late.sendall(body[10:])
+        assert late.recv(4096).startswith(b"HTTP/1.1 200")
+    with socket.create_connection(("127.0.0.1", nginx.api_port), 20) as silent:
+        silent.sendall(head + body[:10])
+        assert silent.recv(4096) == b""  # closed after client_body_timeout, as nginx does
+    with socket.create_connection(("127.0.0.1", nginx.api_port), 20) as gone:
+        gone.sendall(head + body[:10])
+    assert nginx.holds()[0] == 1
 
 
 # --- what the helper cannot do ---

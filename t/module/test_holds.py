@@ -5,12 +5,14 @@ import concurrent.futures
 import hashlib
 import http.client
 import json
+import mmap
 import os
 import re
 import shutil
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 from cache import REGISTRY, SECRET, digest_of, get, push, raw, secret_line
@@ -691,6 +693,71 @@ def test_e3_same_holds_while_helper_and_workers_are_killed(nginx):
     assert traffic.bad == []
 
 
+class Torn:
+    """Spoils, again and again, what nginx's processes share about holds, as if it were written all the time."""
+
+    TEXT = 16 + (1 << 20)  # of hold_board.h: magic, the directory's name, the number, two texts
+    NUMBER = 8 + 4096
+
+    def __init__(self, nginx):
+        folder = f"/proc/{nginx.pid}/fd"
+        [number] = [n for n in os.listdir(folder) if "memfd:keel-holds" in os.readlink(f"{folder}/{n}")]
+        with open(f"{folder}/{number}", "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 0)
+        assert len(self.memory) == self.NUMBER + 8 + 2 * self.TEXT
+        self.stop, self.thread = threading.Event(), threading.Thread(target=self.run, daemon=True)
+
+    def spoil(self):
+        for text in range(2):
+            at = self.NUMBER + 8 + text * self.TEXT + 200
+            self.memory[at:at + 8] = os.urandom(8)
+        number = int.from_bytes(self.memory[self.NUMBER:self.NUMBER + 8], "little") + 2
+        self.memory[self.NUMBER:self.NUMBER + 8] = number.to_bytes(8, "little")
+
+    def run(self):
+        while not self.stop.wait(0.001):
+            self.spoil()
+
+    def __enter__(self):
+        self.spoil()
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join(20)
+
+
+def used(nginx):
+    """Seconds of the processor that the workers have had."""
+    fields = [open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split() for pid in nginx.workers_now()]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("worker", ["that knew them", "that comes up"])
+def test_e3_holds_that_cannot_be_read_stay_in_force_in_a_worker(nginx, worker):
+    """A worker passes no held tag and does not try for ever; it follows again as soon as it can."""
+    nginx.allowed = [r"process \d+ exited on signal 9"]
+    nginx.reload()  # what a new worker begins with is what the master has read
+    assert {ask(nginx)[1]["Docker-Content-Digest"] for _ in range(20)} == {HELD}
+    with Torn(nginx):
+        before = nginx.workers_now()
+        if worker == "that comes up":
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            wait_for("new workers", lambda: not set(before) & set(nginx.workers_now()) and len(nginx.workers_now()) == 2)
+        begun, spent, answers, count = time.monotonic(), used(nginx), set(), 0
+        while "what is posted cannot be read" not in nginx.errors() or time.monotonic() < begun + 1.5:
+            answers.add(ask(nginx)[1]["Docker-Content-Digest"])
+            count += 1
+            assert time.monotonic() < begun + 20
+        assert answers == {HELD} and count > 20
+        assert used(nginx) - spent < 0.8 * (time.monotonic() - begun)
+    assert nginx.errors().count("what is posted cannot be read") <= 4  # of two workers, in ten seconds
+    nginx.hold(TAG, digest_of("then"))
+    wait_for("the next", lambda: {ask(nginx)[1]["Docker-Content-Digest"] for _ in range(20)} == {digest_of("then")}, 5)
+
+
 def children(pid):
     try:
         return [int(child) for child in open(f"/proc/{pid}/task/{pid}/children").read().split()]
@@ -939,6 +1006,51 @@ def test_write_that_the_disk_does_not_promise_is_not_reported_as_durable(tmp_pat
     assert "Input/output error" in answer["error"]["text"] and "in force" in answer["error"]["text"]
     assert nginx.holds()[0] == 1 and {nginx.pull().digest for _ in range(10)} == {HELD}
     assert "Input/output error" in nginx.api("status")[1]["holds"]["problem"]
+
+
+@pytest.mark.skipif("KEEL_SANITIZED" in os.environ, reason="AddressSanitizer wants to be the first library")
+def test_e3_slow_disk_delays_no_pull_and_leaves_nothing_half_done(tmp_path, cache, faulty, secret):
+    """Every fsync() takes seven seconds while a file is there: a write is answered in its five, pulls go on meanwhile, and
+    afterwards the file is what the API says."""
+    source, library, slow = tmp_path / "slow.c", tmp_path / "slow.so", tmp_path / "slow"
+    source.write_text(f"""
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <unistd.h>
+        int fsync(int descriptor) {{
+            if (access("{slow}", F_OK) == 0) usleep(7000000);
+            return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(descriptor);
+        }}""")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    manifests(faulty, latest=NOW)
+    nginx = cache(faulty.port, api=secret, start=False)
+    nginx.environment = lambda: {**os.environ, "LD_PRELOAD": str(library)}
+    nginx.start().wait_ready()
+    nginx.hold(TAG, HELD)
+    slow.touch()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        write = pool.submit(nginx.call, "PUT", f"holds/{TAG}", {"digest": NOW}, revision=1)
+        longest, pulls = 0.0, 0
+        while not write.done():
+            asked = time.monotonic()
+            assert nginx.pull().digest in (HELD, NOW)
+            longest, pulls = max(longest, time.monotonic() - asked), pulls + 1
+        status, answer, _ = write.result()
+        took = time.monotonic() - began
+    assert (status, answer["error"]["code"]) == (503, "not-written"), answer
+    assert 4.5 < took < 8 and pulls > 20 and longest < 2, (took, pulls, longest)
+    slow.unlink()
+    # Whichever it came to be, everybody says the same of it, and the next write is one more.
+
+    def written():
+        return nginx.call("PUT", f"holds/{TAG}", {"digest": HELD, "reason": "again"}, revision=nginx.holds()[0])[0] == 200
+
+    wait_for("the next write", written, 30)
+    revision = nginx.holds()[0]
+    assert (nginx.state / "holds").read_bytes().startswith(f"ngx-keel-holds 1 {revision} ".encode())
+    assert {nginx.pull().digest for _ in range(20)} == {HELD}
+    assert not [path.name for path in nginx.state.iterdir() if path.name.startswith("holds.")]
 
 
 def test_lock_that_somebody_else_has_is_waited_for(nginx):

@@ -1,9 +1,11 @@
 """Valgrind over the life of one worker: every byte that it reads was written, and what it took it gives back."""
 
+import os
 import pathlib
 import re
 import signal
 
+import pytest
 from cache import Cache, digest_of, get
 
 from lab.process import program
@@ -21,6 +23,7 @@ class Checked(Cache):
                 *super().command()]  # fmt: skip
 
 
+@pytest.mark.skipif("KEEL_SANITIZED" in os.environ, reason="valgrind and AddressSanitizer do not run together")
 def test_e3_life_of_a_worker_under_valgrind(tmp_path, faulty):
     """Every kind of answer, tag, page and refusal, twice; then the end of the process. No reload: one process alone does not survive that
     in nginx itself."""

@@ -1,6 +1,7 @@
 """From a change to a receiver: signed, in batches, newest state, and nothing lost."""
 
 import base64
+import concurrent.futures
 import json
 import os
 import signal
@@ -165,6 +166,40 @@ def test_e3_receiver_that_is_replaced_after_a_long_time_is_not_stormed(cache, fa
         assert len(another.attempts) <= 10, [len(batch) for batch in another.batches()]
     finally:
         another.stop()
+
+
+def test_e3_receiver_that_is_away_is_asked_as_seldom_as_back_off_says(cache, faulty, receiver):
+    """Changes all the while, by two workers, hasten nothing; back again it gets the latest of each at once."""
+    receiver.behaviour = 503
+    nginx = cache(faulty.port, companion=receiver.url)
+    names, stop, turns = [f"t{i}" for i in range(150)], threading.Event(), [0]
+
+    def change():
+        while not stop.is_set():
+            turns[0] += 1
+            faulty.tags(**{tag: digest_of(f"{tag} {turns[0]}") for tag in names})
+            for tag in names:
+                nginx.pull("app", tag)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(change)
+        try:
+            wait_for("three attempts", lambda: len(receiver.attempts) >= 3, 20)
+            begun = receiver.attempts[0][0]
+            wait_for("seven seconds", lambda: time.monotonic() >= begun + 7, 20)
+        finally:
+            stop.set()
+            changing.result(20)
+    # After 0.5 to 1 s, then 1 to 2, 2 to 4, 4 to 8: within seven seconds four attempts at most.
+    times = [attempt[0] - begun for attempt in receiver.attempts]
+    assert turns[0] >= 2 and 3 <= sum(at < 7 for at in times) <= 4, times
+    receiver.behaviour = 204
+    refused = len(receiver.attempts)
+    wait_for("everything", lambda: knows(receiver, {tag_name(tag): digest_of(f"{tag} {turns[0]}") for tag in names}), 30)
+    assert sum(map(len, receiver.batches())) == len(names)  # the latest of each, once
+    assert len(receiver.attempts) - refused <= 4
+    assert max(attempt[0] for attempt in receiver.attempts) - receiver.attempts[refused][0] < 1
+    assert int(companion(nginx)["failures"]) == refused
 
 
 def test_e3_receiver_that_hangs_and_comes_back_gets_everything(cache, faulty, receiver):

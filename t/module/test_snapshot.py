@@ -1,5 +1,6 @@
 """The tag table over restarts: what is in the file, when it is written, and what a bad one does."""
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 from cache import REGISTRY, digest_of
 
 from lab.process import run
+from lab.registry import OCI_MANIFEST
 from lab.wait import wait_for
 
 ALGORITHMS = {1: ("sha256", 32), 2: ("sha512", 64)}
@@ -386,6 +388,50 @@ def test_e3_resized_or_renamed_zone_keeps_the_table(cache, faulty, receiver, zon
     old, new = reconfigured(nginx, zone="keel:1m")
     assert old != new and lasting(nginx.tags()) == lasting(before)
     assert "taken over from the zone before it" in nginx.errors()
+
+
+@pytest.mark.parametrize("zone", ["keel:2m", "keel:512k", "other:1m"])
+def test_e3_resized_zone_while_old_workers_still_end_pulls(cache, faulty, receiver, zone):
+    """They end them, with the zone of before; the new table and its snapshot are the new workers' alone."""
+    nginx = cache(faulty.port, companion=receiver.url)
+    before, answer, go_on, asked = fill(nginx, faulty), faulty.answer, threading.Event(), threading.Event()
+    workers = set(nginx.workers_now())
+
+    def late(method, path):
+        if not path.endswith("/late"):
+            return answer(method, path)
+        asked.set()
+        assert go_on.wait(30)
+        return 200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": digest_of("late")}, b"{}"
+
+    faulty.answer = late
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            pulled = pool.submit(nginx.pull, "app", "late", "GET")
+            assert asked.wait(20)
+            epoch = nginx.api("status")[1]["epoch"]
+            nginx.zone = zone
+            nginx.write()
+            nginx.process.send_signal(signal.SIGHUP)
+            wait_for("the new workers", lambda: nginx.api("status")[1]["epoch"] != epoch)
+            wait_for("one that drains", lambda: len(workers & set(nginx.children())) == 1)
+            assert lasting(nginx.tags()) == lasting(before)
+            faulty.answer = lambda method, path: late(method, path) if path.endswith("/late") else (
+                200, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": digest_of("new")}, b"{}")
+            assert nginx.pull("app", "fresh").status == 200
+            saved(nginx)
+        finally:
+            go_on.set()
+        assert pulled.result(20).status == 200
+    wait_for("the end of the old workers", lambda: not workers & set(nginx.children()))
+    kept = nginx.tags()
+    assert set(kept) == {*before, f"{REGISTRY}/app:fresh"}  # what a draining worker sees is not taken over
+    assert nginx.pull("app", "late").status == 200
+    wait_for("everything", lambda: {*kept, f"{REGISTRY}/app:late"} <= set(receiver.state()))
+    saved(nginx)
+    kept = nginx.tags()
+    nginx.restart()
+    assert lasting(nginx.tags()) == lasting(kept)
 
 
 def test_e3_smaller_zone_keeps_what_was_seen_last(cache, faulty):

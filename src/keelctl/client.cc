@@ -143,7 +143,8 @@ Expected<Answer> Client::perform(const std::string& path, const std::string& url
     if (status != 200 && json_is_object(error)) {
         return fail(std::string(text_of(error, "code")), std::string(text_of(error, "text")));
     }
-    if (status != 200 || !json_is_object(answer.root.get())) {
+    if (status != 200 ||
+        (!json_is_object(answer.root.get()) && !json_is_array(answer.root.get()))) {
         return fail("bad-answer", "what answers at " + server_ + " is not keeld (status " +
                                       std::to_string(status) + " for " + path + ")");
     }

@@ -15,6 +15,7 @@
 
 #include "core/verdict_words.h"
 #include "keelctl/client.h"
+#include "keelctl/pins.h"
 #include "keelctl/policy_try.h"
 #include "keelctl/report.h"
 #include "keelctl/show.h"
@@ -189,14 +190,78 @@ Examples:
   keelctl resume Deployment/website/blog)";
 
 constexpr const char* kApproveFooter =
-    R"(All members of a group start at once, or none does. A group with more of them than pacing allows in its window waits
-(group-exceeds-pacing) until somebody lets it go: with what it is due for now, and once. What it takes is counted.
-Single workloads are not approved in this version.
+    R"(WHAT is
+  KIND/NAMESPACE/NAME  a workload: what it waits for now, which the answer names
+  an id or identifier  as keelctl approvals shows them: this very target and no other
+  group/NAME           a group that is larger than pacing allows: it starts at once, with what it is due for now, and
+                       once; what it takes is counted
+Votes are asked for where keel.sh/approvals, or `approvals` of a phase's settings, is above 0, and where a tag went back
+and `reverts` is ask. A vote is that of the user who runs keelctl, and counts once. It is for the digests that were asked
+for: where a newer one comes before the rollout, that one is asked for anew.
 
-Exit codes: 0 done; 1 refused (it does not wait for this); 2 could not tell, or the command line is wrong.
+One rejection is enough, and stands until the target changes or somebody takes it back (reject --undo), which forgets all
+votes. What got too few votes before its deadline (keel.sh/approvalDeadline, 24 hours by default) waits until somebody
+approves it, which begins it anew with that vote.
+
+Exit codes: 0 done; 1 refused (it does not wait for this, or it was voted on already); 2 could not tell, or the command
+line is wrong.
+
+Examples:
+  keelctl approve Deployment/shop/cart --reason "release day"
+  keelctl reject Deployment/shop/cart --reason "wait for the fix of 1.28.1"
+  keelctl approve group/immich)";
+
+constexpr const char* kApprovalsFooter =
+    R"(The newest first. FOR is KIND/NAMESPACE/NAME:TAG@DIGEST; with --all also those that nothing waits for any more.
+
+Exit codes: 0 nothing waits for votes; 1 something does; 2 could not tell.
+
+Examples:
+  keelctl approvals
+  keelctl approvals Deployment/shop/cart --all -o json)";
+
+constexpr const char* kMigrateFooter =
+    R"(Lists the keel.sh/* and keel.observer/* keys on workloads that an earlier Kyverno policy wrote, and what holds without
+them. With --apply keeld removes the annotations of workloads among them, each only while nobody has changed the workload
+since keeld saw it; that restarts nothing. Labels, and what stands on pod templates, are listed and left: taking those away
+would restart pods.
+
+Which are Kyverno's: those that nobody but its field managers wrote (metadata.managedFields; kyverno, kyverno-* and
+background-controller, or what --manager names). Its admission webhook leaves no name of its own: such a key counts as
+written by whoever sent the request, kubectl or Terraform. Name the policy's values to find these, too; a person's key with
+just this value is found with them, so look before you apply. Delete the policy first, or it comes back.
+
+Exit codes: 0 nothing is left, or all is removed; 1 something is left, or was refused; 2 could not tell.
+
+Examples:
+  keelctl migrate kyverno --value keel.sh/policy=patch --value keel.sh/trigger=poll
+  keelctl migrate kyverno --commands              # kubectl lines that remove it
+  keelctl migrate kyverno --apply --reason "the policy is gone")";
+
+constexpr const char* kPinsFooter =
+    R"(What every followed workload runs now, as image fields with the digest. With it everything stays as it is without keeld:
+  yaml       a list of workload, container and image
+  patch      kubectl lines, one for each workload; they restart its pods, onto the content that they run
+  terraform  image arguments, each below a comment that says whose
+Where what runs is one platform's part of what the tag answers, the digest is the whole's, so that pods go to any node.
+What is not known is left out, with a comment.
+
+keelctl freeze stops all rollouts first, so that nothing moves meanwhile; keelctl resume goes on, under pacing.
+
+Exit codes: 0 answered; 2 could not tell.
 
 Example:
-  keelctl approve group/immich --reason "release day")";
+  keelctl freeze --reason "moving away" && keelctl pins --format patch > pins.sh)";
+
+constexpr const char* kRetryFooter =
+    R"(A target that failed on its content is not rolled out to that workload again (target-rejected), nor one that did not
+arrive (rollout-stalled). When the cause was something else and is mended, this forgets it: the same target is due again, as
+gates and pacing allow, and proven anew.
+
+Exit codes: 0 done; 1 refused (nothing failed there); 2 could not tell, or the command line is wrong.
+
+Example:
+  keelctl retry Deployment/shop/cart --reason "the database was down")";
 
 constexpr const char* kPhaseFooter =
     R"(A phase is a set of namespaces in keeld.yaml. One is active at a time; its workloads are followed whatever the labels of
@@ -250,6 +315,11 @@ struct Options {
     std::string span;
     bool force = false;
     bool dry_run = false;
+    bool undo = false;
+    bool apply = false;
+    bool commands = false;
+    std::vector<std::string> managers;
+    std::vector<std::string> values;
     std::string server;
     std::string output = "table";
     std::string format;
@@ -332,8 +402,14 @@ class Session {
     int phases();
     int report();
     int approve();
+    int reject();
+    int approvals();
     int pause();
     int resume();
+    int migrate();
+    int retry();
+    int pins();
+    int freeze();
     int phase_advance();
     int phase_pause();
     int phase_resume();
@@ -351,7 +427,10 @@ class Session {
                 .now = environment_.now()};
     }
     int failed(const Error& error);
-    int act(const char* action, Json args);
+    int act(const char* action, Json args) { return act(action, options_.tag, std::move(args)); }
+    int act(const char* action, std::string_view on, Json args);
+    int vote(const char* action);
+    Expected<Json> list_approvals(const std::string& workload, bool archived);
     void print(const Answer& answer, Show show);
     int list(const std::string& path, const Query& query, Show show);
     int follow(Query query);
@@ -511,8 +590,130 @@ int Session::report() {
     return json_array_size(json_object_get(plan, "failed")) == 0 ? kFine : kAttention;
 }
 
+// The newest first. Empty workload: of all.
+Expected<Json> Session::list_approvals(const std::string& workload, bool archived) {
+    const auto answer = client_.get("/v1/approvals", {});
+    if (!answer) return tl::unexpected<Error>(answer.error());
+    Json list(json_array());
+    std::size_t at = 0;
+    json_t* item = nullptr;
+    json_array_foreach(answer->root.get(), at, item) {
+        const bool wanted = workload.empty() || text_of(item, "workload") == workload;
+        if (wanted && (archived || !json_is_true(json_object_get(item, "archived")))) {
+            json_array_append(list.get(), item);
+        }
+    }
+    return list;
+}
+
+int Session::approvals() {
+    std::string workload;
+    if (!options_.workload.empty()) {
+        const auto name = workload_name(options_.workload);
+        if (!name) return failed(name.error());
+        workload = *name;
+    }
+    const Expected<Json> list = list_approvals(workload, options_.all);
+    if (!list) return failed(list.error());
+    const Json page(json_pack("{s:O}", "items", list->get()));
+    if (json()) {
+        out_ << dump(list->get()) << "\n";
+    } else {
+        out_ << show_approvals(page.get(), style());
+    }
+    for (std::size_t i = 0; i < json_array_size(list->get()); ++i) {
+        const json_t* item = json_array_get(list->get(), i);
+        const bool open = !json_is_true(json_object_get(item, "archived"));
+        if (open && text_of(item, "state") == "pending") return kAttention;
+    }
+    return kFine;
+}
+
+// A workload's name stands for what it waits for now; keeld takes votes for a target only.
+int Session::vote(const char* action) {
+    Json args(json_object());
+    if (options_.undo) json_object_set_new(args.get(), "undo", json_true());
+    const auto workload = workload_name(options_.tag);
+    if (!workload || options_.tag.find(':') != std::string::npos) {
+        return act(action, std::move(args));
+    }
+    const Expected<Json> list = list_approvals(*workload, false);
+    if (!list) return failed(list.error());
+    if (json_array_size(list->get()) == 0) {
+        err_ << "keelctl: " << printable(*workload)
+             << " waits for no vote; keelctl why tells what it waits for\n";
+        return kAttention;
+    }
+    return act(action, text_of(json_array_get(list->get(), 0), "id"), std::move(args));
+}
+
 int Session::approve() {
-    return act("approve", Json(json_object()));
+    return vote("approve");
+}
+
+int Session::reject() {
+    return vote("reject");
+}
+
+int Session::migrate() {
+    Json args(json_pack("{s:[],s:{}}", "managers", "values"));
+    Query query;
+    for (const std::string& manager : options_.managers) {
+        json_array_append_new(json_object_get(args.get(), "managers"),
+                              json_string(manager.c_str()));
+        query.emplace_back("manager", manager);
+    }
+    for (const std::string& value : options_.values) {
+        const auto equals = value.find('=');
+        if (equals == std::string::npos || equals == 0) {
+            return failed(Error{"usage", "--value: \"" + value + "\" is not KEY=VALUE"});
+        }
+        json_object_set_new(json_object_get(args.get(), "values"), value.substr(0, equals).c_str(),
+                            json_string(value.substr(equals + 1).c_str()));
+        query.emplace_back("value", value);
+    }
+    if (options_.apply) return act("migrate", "cluster", std::move(args));
+    const auto answer = client_.list("/v1/migrate/kyverno", query, 0);
+    if (!answer) return failed(answer.error());
+    const json_t* items = json_object_get(answer->root.get(), "items");
+    if (!options_.commands) {
+        print(*answer, show_leftovers);
+        return json_array_size(items) == 0 ? kFine : kAttention;
+    }
+    for (std::size_t i = 0; i < json_array_size(items); ++i) {
+        const json_t* item = json_array_get(items, i);
+        const std::string workload(text_of(item, "workload"));
+        const auto first = workload.find('/');
+        const auto second = workload.find('/', first + 1);
+        if (!json_is_true(json_object_get(item, "removable")) || second == std::string::npos) {
+            continue;
+        }
+        out_ << "kubectl -n " << workload.substr(first + 1, second - first - 1) << " annotate "
+             << workload.substr(0, first) << "/" << workload.substr(second + 1) << " "
+             << text_of(item, "key") << "-\n";
+    }
+    return json_array_size(items) == 0 ? kFine : kAttention;
+}
+
+int Session::pins() {
+    const auto answer = client_.list("/v1/pins", {{"namespace", options_.ns}}, 0);
+    if (!answer) return failed(answer.error());
+    if (options_.format.empty() || json()) {
+        print(*answer, show_pins);
+    } else {
+        out_ << print_pins(answer->root.get(), options_.format);
+    }
+    return kFine;
+}
+
+int Session::freeze() {
+    return act("pause", "cluster", Json(json_object()));
+}
+
+int Session::retry() {
+    const auto workload = workload_name(options_.workload);
+    if (!workload) return failed(workload.error());
+    return act("retry", *workload, Json(json_object()));
 }
 
 int Session::pause() {
@@ -536,10 +737,10 @@ int Session::phase_resume() {
 }
 
 // Fine only if it was done everywhere.
-int Session::act(const char* action, Json args) {
-    const Json body(json_pack("{s:s,s:s,s:O,s:s,s:b}", "action", action, "on", options_.tag.c_str(),
-                              "args", args.get(), "reason", options_.why.c_str(), "dryRun",
-                              options_.dry_run ? 1 : 0));
+int Session::act(const char* action, std::string_view on, Json args) {
+    const Json body(json_pack("{s:s,s:s%,s:O,s:s,s:b}", "action", action, "on", on.data(),
+                              on.size(), "args", args.get(), "reason", options_.why.c_str(),
+                              "dryRun", options_.dry_run ? 1 : 0));
     if (!body) return failed(Error{"usage", "the command line is not UTF-8"});
     const auto answer = client_.post("/v1/actions", dump(body.get()));
     if (!answer) {
@@ -725,11 +926,21 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
-    CLI::App* approve = add("approve", "let a group that is larger than pacing allows start, once",
+    CLI::App* approvals =
+        add("approvals", "what waits for votes", kApprovalsFooter, &Session::approvals);
+    approvals->add_option("WORKLOAD", options.workload, "only of this one");
+    approvals->add_flag("--all", options.all, "also what nothing waits for any more");
+    CLI::App* approve = add("approve", "a vote for a rollout, or a group's start at once",
                             kApproveFooter, &Session::approve);
-    approve->add_option("GROUP", options.tag, "group/NAME, as keeld.yaml has it")->required();
-    approve->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
-    approve->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    CLI::App* reject =
+        add("reject", "a rollout does not go to this target", kApproveFooter, &Session::reject);
+    for (CLI::App* sub : {approve, reject}) {
+        sub->add_option("WHAT", options.tag, "a workload, an id, an identifier, or group/NAME")
+            ->required();
+        sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+        sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    }
+    reject->add_flag("--undo", options.undo, "forget a rejection and all votes: it is asked anew");
     CLI::App* phase = app.add_subcommand("phase", "the phases of the plan");
     phase->require_subcommand(1);
     phase->footer(kPhaseFooter);
@@ -750,6 +961,38 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
         sub->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
         sub->add_flag("--dry-run", options.dry_run, "only say what would be done");
     }
+    CLI::App* freeze =
+        add("freeze", "nothing new starts in the whole cluster, at once; keelctl resume ends it",
+            kPauseFooter, &Session::freeze);
+    freeze->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+    freeze->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    CLI::App* pins = add("pins", "what every workload runs, as image fields to apply", kPinsFooter,
+                         &Session::pins);
+    pins->add_option("-n,--namespace", options.ns, "only of this namespace");
+    pins->add_option("--format", options.format, "default: a table")
+        ->check(CLI::IsMember({"yaml", "patch", "terraform"}).description(""))
+        ->type_name("yaml|patch|terraform");
+    CLI::App* retry =
+        add("retry", "a target that failed may be rolled out again", kRetryFooter, &Session::retry);
+    retry->add_option("WORKLOAD", options.workload, "KIND/NAMESPACE/NAME")->required();
+    retry->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+    retry->add_flag("--dry-run", options.dry_run, "only say what would be done");
+    CLI::App* migrate = app.add_subcommand("migrate", "away from what stood there before");
+    migrate->require_subcommand(1);
+    migrate->footer("");
+    CLI::App* kyverno =
+        migrate->add_subcommand("kyverno", "what a Kyverno policy stamped: listed, or removed");
+    kyverno->footer(kMigrateFooter);
+    kyverno->callback([&command] { command = &Session::migrate; });
+    kyverno->add_option("--manager", options.managers, "a field manager, or a glob")
+        ->type_name("NAME");
+    kyverno->add_option("--value", options.values, "also this key with just this value")
+        ->type_name("KEY=VALUE");
+    auto* commands =
+        kyverno->add_flag("--commands", options.commands, "kubectl lines that remove it");
+    kyverno->add_flag("--apply", options.apply, "remove it")->excludes(commands);
+    kyverno->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+    kyverno->add_flag("--dry-run", options.dry_run, "with --apply: only say what would be done");
     CLI::App* report = add("report", "what the phases have come to, each and all together",
                            kReportFooter, &Session::report);
     report->add_option("--phase", options.tag, "only this one")->type_name("NAME");

@@ -497,6 +497,61 @@ std::string show_phases(const json_t* list, const Style& style) {
     return table.print(style.paint);
 }
 
+std::string show_pins(const json_t* list, const Style& style) {
+    Table table({"WORKLOAD", "CONTAINER", "RUNNING", "PODS", "REMARK"});
+    each_item(list, "items", [&](const json_t* item) {
+        each_item(item, "pins", [&](const json_t* pin) {
+            table.add({std::string(text_of(item, "workload")),
+                       std::string(text_of(pin, "container")), std::string(text_of(pin, "pinned")),
+                       std::to_string(json_integer_value(json_object_get(pin, "pods"))),
+                       std::string(text_of(pin, "note"))});
+        });
+    });
+    return table.print(style.paint);
+}
+
+std::string show_leftovers(const json_t* list, const Style& style) {
+    Table table({"WORKLOAD", "KEY", "VALUE", "WHERE", "WRITTEN BY", "WITHOUT IT"});
+    each_item(list, "items", [&](const json_t* item) {
+        std::string managers;
+        std::size_t at = 0;
+        const json_t* manager = nullptr;
+        json_array_foreach(json_object_get(item, "managers"), at, manager) {
+            managers.append(managers.empty() ? "" : ", ").append(json_string_value(manager));
+        }
+        const bool stays = !json_is_true(json_object_get(item, "removable"));
+        table.add({std::string(text_of(item, "workload")), std::string(text_of(item, "key")),
+                   std::string(text_of(item, "value")),
+                   std::string(text_of(item, "where")) + (stays ? ", not touched" : ""), managers,
+                   std::string(text_of(item, "then"))});
+    });
+    return table.print(style.paint);
+}
+
+std::string show_approvals(const json_t* list, const Style& style) {
+    Table table({"ID", "ASKED", "STATE", "VOTES", "BEFORE", "FOR", "BECAUSE"});
+    each_item(list, "items", [&](const json_t* item) {
+        const auto count = [item](const char* key) {
+            return std::to_string(json_integer_value(json_object_get(item, key)));
+        };
+        std::string votes = count("votesReceived") + " of " + count("votesRequired");
+        const char* name = nullptr;
+        json_t* at = nullptr;
+        json_object_foreach(json_object_get(item, "voters"), name, at) {
+            votes.append(" ").append(name);
+        }
+        const std::string_view rejected = text_of(item, "rejectedBy");
+        if (!rejected.empty()) votes.append(", not ").append(rejected);
+        const bool archived = json_is_true(json_object_get(item, "archived"));
+        const std::string_view said = text_of(item, "reason");
+        table.add({std::string(text_of(item, "id")), age_of(item, "createdAt", style),
+                   archived ? "archived" : word(text_of(item, "state")), votes,
+                   when_of(item, "deadline", style, "-"), std::string(text_of(item, "identifier")),
+                   std::string(said.empty() ? text_of(item, "message") : said)});
+    });
+    return table.print(style.paint);
+}
+
 std::string show_pending(const json_t* list, const Style& style) {
     Table table({"WORKLOAD", "PRIORITY", "SINCE", "EARLIEST", "GATE", "BECAUSE", "TARGETS"});
     each_item(list, "items", [&](const json_t* item) {

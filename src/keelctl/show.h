@@ -25,8 +25,11 @@ struct Style {
 [[nodiscard]] std::string show_holds(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_rollouts(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_phases(const json_t* list, const Style& style);
-// What another configuration would change.
+[[nodiscard]] std::string show_pins(const json_t* list, const Style& style);
+[[nodiscard]] std::string show_leftovers(const json_t* list, const Style& style);
+[[nodiscard]] std::string show_approvals(const json_t* list, const Style& style);
 [[nodiscard]] std::string show_pending(const json_t* list, const Style& style);
+// What another configuration would change.
 [[nodiscard]] std::string show_change(const json_t* change, const Style& style);
 // What an action did, cache by cache where it went to those.
 [[nodiscard]] std::string show_results(const json_t* answer, const Style& style);

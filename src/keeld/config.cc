@@ -141,8 +141,8 @@ constexpr auto kKeys = std::to_array<Key>({
     {"phases.settings.matchPreRelease", true},
     {"phases.settings.step", true},
     {"phases.settings.minAge", true},
-    {"phases.settings.approvals", false},
-    {"phases.settings.approvalDeadline", false},
+    {"phases.settings.approvals", true},
+    {"phases.settings.approvalDeadline", true},
     {"phases.settings.stateful", true},
     {"phases.settings.operator-owned", true},
     {"groups", true},
@@ -156,7 +156,8 @@ constexpr auto kKeys = std::to_array<Key>({
     {"watch", false},
     {"notify", false},
     {"hooks", false},
-    {"stamp", false},
+    {"stamp", true},
+    {"stamp.enabled", true},
     {"settings", true},
     {"settings.ignoreManagers", true},
     {"coexist", false},
@@ -1114,6 +1115,15 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
                                                                   : "is none of " + joined(known);
         };
     };
+    const auto whole = [](int lowest, int highest, const char* what) -> Check {
+        return [=](std::string& given) -> std::string {
+            const auto count = whole_number(given);
+            return count && *count >= lowest && *count <= highest
+                       ? ""
+                       : "is not a number of " + std::string(what) + " from " +
+                             std::to_string(lowest) + " to " + std::to_string(highest);
+        };
+    };
     const std::pair<std::string_view, Check> kinds[] = {
         {"policy", policy_problem},
         {"trigger", one_of({"all", "poll", "push"})},
@@ -1124,6 +1134,8 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
          [](std::string& given) -> std::string {
              return parse_duration(given) ? "" : "is not a duration such as 24h";
          }},
+        {"approvals", whole(0, 100, "votes")},
+        {"approvalDeadline", whole(1, 8760, "hours")},
         {"stateful", one_of({"allow"})},
         {"operator-owned", one_of({"allow"})},
     };
@@ -1154,6 +1166,10 @@ void Reader::read_priority(const Section& section) {
 }
 
 void Reader::read_small_sections(const Section& top) {
+    if (const Place* place = top.get("stamp")) {
+        const Section stamp(findings_, *place, "stamp");
+        choice<bool>(stamp, "enabled", config_.stamp, {{"true", true}, {"false", false}});
+    }
     if (const Place* place = top.get("settings")) {
         const Section settings(findings_, *place, "settings");
         texts(settings, "ignoreManagers", config_.ignored_managers, nullptr);

@@ -178,6 +178,7 @@ struct Config {
     std::vector<PhaseConfig> phases;  // in their order
     std::vector<GroupConfig> groups;
     std::vector<PriorityConfig> priorities;
+    bool stamp = false;                         // whether enrolled workloads get annotations
     std::vector<std::string> ignored_managers;  // settings.ignoreManagers: field managers whose
                                                 // keys are no settings
     int cap = 40;  // workloads that a change of configuration may touch without --yes; 0: any

@@ -18,6 +18,7 @@ namespace {
 constexpr std::size_t kMaxBody = 256U << 10U;
 constexpr auto kUpkeep = std::chrono::seconds(1);
 constexpr auto kPrune = std::chrono::hours(1);
+constexpr auto kSweep = std::chrono::minutes(1);  // of votes that nothing waits for any more
 // The document that remembers the configuration that was taken last.
 constexpr const char* kPlanDocument = "plan";
 constexpr const char* kConfigKey = "configuration";
@@ -115,6 +116,9 @@ void Daemon::make_components() {
         if (planner_) {
             planner_->reconsider(key);
         }
+        if (stamper_) {
+            stamper_->look(key);
+        }
     });
     observations_ = std::make_unique<Observations>(
         loop_, clock(), *ledger_, *tags_, *registry_,
@@ -167,8 +171,16 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     plan_ = std::make_unique<Phases>(
         Phases::Parts{loop_, config_, phases_, clock(), *catalogue_, *ledger_,
                       [this] { return config_.mode == Mode::act && lease_->held(); },
-                      [this](const WorkloadKey& key) { planner_->reconsider(key); },
+                      [this](const WorkloadKey& key) {
+                          planner_->reconsider(key);
+                          stamper_->look(key);
+                      },
                       [this](std::string ns) { return pods_->read_namespace(std::move(ns)); }});
+    const auto may_write = [this] { return config_.mode == Mode::act && lease_->held(); };
+    stamper_ = std::make_unique<Stamper>(Stamper::Parts{
+        loop_, config_, phases_, clock(), *catalogue_, *cluster_, *ledger_, may_write});
+    migration_ = std::make_unique<Migration>(
+        Migration::Parts{config_, clock(), *catalogue_, *cluster_, *ledger_});
     LeaseOptions lease;
     lease.ns = config_.kubernetes->lease_namespace;
     lease.name = config_.kubernetes->lease_name;
@@ -177,13 +189,16 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     lease_ = std::make_unique<Lease>(loop_, *cluster_, std::move(lease));
     gates_ = std::make_unique<Gates>(Gates::Parts{config_, clock(), *catalogue_, *ledger_});
     gates_->on_move([this] { rollouts_->wake_waiting(); });
-    rollouts_ = std::make_unique<Rollouts>(Rollouts::Parts{
-        loop_, config_, clock(), *catalogue_, *tags_, *registry_, *pods_, *cluster_, *ledger_,
-        *lease_, *gates_, [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
-        [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
-        [this](const Tag& tag) { return holds_->known(tag); },
-        [this](const WorkloadKey& key) { planner_->reconsider(key); },
-        [this](const std::string& ns) { return plan_->closed(ns); }});
+    approvals_ = std::make_unique<Approvals>(Approvals::Parts{clock(), *ledger_});
+    approvals_->on_move([this] { rollouts_->wake_waiting(); });
+    rollouts_ = std::make_unique<Rollouts>(
+        Rollouts::Parts{loop_, config_, clock(), *catalogue_, *tags_, *registry_, *pods_, *cluster_,
+                        *ledger_, *lease_, *gates_, *approvals_,
+                        [this](const CatalogueEntry& entry) { return planner_->verdict(entry); },
+                        [this](Tag tag) { return what_a_pull_gets(std::move(tag)); },
+                        [this](const Tag& tag) { return holds_->known(tag); },
+                        [this](const WorkloadKey& key) { planner_->reconsider(key); },
+                        [this](const std::string& ns) { return plan_->closed(ns); }});
     rollouts_pointer_ = rollouts_.get();
 }
 
@@ -330,19 +345,45 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         const std::vector<Error> caches = co_await feed_->check();
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
-    views_ = std::make_unique<Views>(
-        Views::Parts{config_, phases_, clock(), *ledger_, *tags_, *registry_, *feed_, *holds_,
-                     *catalogue_, planner_.get(), rollouts_.get(), schedule_.get(), lease_.get(),
-                     [this] { return cluster_problems_; }, [this] { return ready_; },
-                     [this] { return ledger_lost_; }, listings_.get(), plan_.get(), gates_.get()});
+    views_ = std::make_unique<Views>(Views::Parts{config_,
+                                                  phases_,
+                                                  clock(),
+                                                  *ledger_,
+                                                  *tags_,
+                                                  *registry_,
+                                                  *feed_,
+                                                  *holds_,
+                                                  *catalogue_,
+                                                  planner_.get(),
+                                                  rollouts_.get(),
+                                                  schedule_.get(),
+                                                  lease_.get(),
+                                                  [this] { return cluster_problems_; },
+                                                  [this] { return ready_; },
+                                                  [this] { return ledger_lost_; },
+                                                  listings_.get(),
+                                                  plan_.get(),
+                                                  gates_.get(),
+                                                  approvals_.get(),
+                                                  stamper_.get(),
+                                                  migration_.get(),
+                                                  [this] { return config_problem_; }});
     actions_ = std::make_unique<Actions>(*holds_, real_);
     if (gates_) {
         for (const char* action : {"pause", "resume"}) {
             actions_->serve(action,
                             [this](Order order) { return gates_->order(std::move(order)); });
         }
-        actions_->serve("approve",
-                        [this](Order order) { return rollouts_->let_group_go(std::move(order)); });
+        actions_->serve("approve", [this](Order order) {
+            return order.on.starts_with("group/") ? rollouts_->let_group_go(std::move(order))
+                                                  : approvals_->order(std::move(order));
+        });
+        actions_->serve("retry",
+                        [this](Order order) { return rollouts_->retry(std::move(order)); });
+        actions_->serve("migrate",
+                        [this](Order order) { return migration_->order(std::move(order)); });
+        actions_->serve("reject",
+                        [this](Order order) { return approvals_->order(std::move(order)); });
     }
     if (plan_) {
         for (const char* action : {"phase-advance", "phase-pause", "phase-resume"}) {
@@ -351,6 +392,11 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
     }
     router_ =
         std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });
+    if (approvals_) {
+        approvals_api_ = std::make_unique<ApprovalsApi>(*approvals_, clock());
+        router_->vote_with(
+            [this](ApiRequest request) { return approvals_api_->handle(std::move(request)); });
+    }
     router_->plan_with([this](const ApiRequest& request) { return plan_of(request); });
     if (check_only || !errors.empty()) {
         co_return errors;
@@ -396,6 +442,7 @@ void Daemon::run_background(std::function<void()> give_up) {
     keel::spawn(loop_, planner_->run_baseline());
     keel::spawn(loop_, plan_->run());
     keel::spawn(loop_, plan_->run_pods());
+    keel::spawn(loop_, stamper_->run());
     if (led_) {
         keel::spawn(loop_, lease_->run([this] { lease_changed(); }));
     }
@@ -490,6 +537,7 @@ void Daemon::collection_listed() {
     rollouts_->recover();
     plan_->start();
     planner_->start();
+    stamper_->start();
 }
 
 // P8: what the configuration changes against the one before it, which the ledger remembers. The
@@ -508,7 +556,9 @@ bool Daemon::may_begin() {
         }
     }
     const bool first = before == known.end() && config_.mode == Mode::observe;
-    const ConfigChange change = planner_->change(old ? &*old : nullptr, config_);
+    // Whoever only observed has moved nothing yet: all that is followed begins to move.
+    const bool begins = old && old->mode == Mode::observe && config_.mode == Mode::act;
+    const ConfigChange change = planner_->change(old && !begins ? &*old : nullptr, config_);
     const std::string refusal = first ? "" : refusal_of(change, config_);
     if (!refusal.empty() && !yes_) {
         spdlog::error("{}: {}", config_.path, refusal);
@@ -570,6 +620,7 @@ void Daemon::lease_changed() {
 
 Task<void> Daemon::run_upkeep() {
     Steady::time_point next_prune = Steady::now();
+    Steady::time_point next_sweep = next_prune;
     while (!stopping_) {
         if (ledger_->queued() > 0) {
             const Expected<void> done = co_await ledger_->durable();
@@ -582,12 +633,29 @@ Task<void> Daemon::run_upkeep() {
         if (pull_secrets_) {
             pull_secrets_->expire();
         }
+        if (approvals_ && ready_ && Steady::now() >= next_sweep) {
+            next_sweep = Steady::now() + kSweep;
+            approvals_->sweep([this](const Approval& one) { return is_over(one); });
+        }
         if (Steady::now() >= next_prune) {
             next_prune = Steady::now() + kPrune;
             ledger_->prune(clock().now() - config_.ledger_keep);
         }
         co_await pause_for(loop_, kUpkeep);
     }
+}
+
+// Nothing waits for these votes: the workload is gone, another one, at its target, or due for
+// another one. What merely cannot be judged now may be due again.
+bool Daemon::is_over(const Approval& one) {
+    const Expected<WorkloadKey> key = WorkloadKey::parse(one.workload);
+    const CatalogueEntry* entry = key ? catalogue_->find(*key) : nullptr;
+    if (entry == nullptr || entry->object.uid != one.uid) {
+        return true;
+    }
+    const WorkloadVerdict verdict = planner_->verdict(*entry);
+    return verdict.verdict == Verdict::current || verdict.verdict == Verdict::ignore ||
+           (!verdict.targets.empty() && targets_text(verdict.targets) != one.targets);
 }
 
 void Daemon::reload() {
@@ -597,6 +665,7 @@ void Daemon::reload() {
             spdlog::error("{}", error.text);
         }
         spdlog::error("{}: not taken, the old configuration stays in force", config_.path);
+        config_problem_ = fresh.errors.front().text;
         return;
     }
     Config& next = *fresh.config;
@@ -605,10 +674,12 @@ void Daemon::reload() {
         const std::string refusal = refusal_of(planner_->change(&config_, next), next);
         if (!refusal.empty()) {
             spdlog::error("{}: {}; the old configuration stays in force", config_.path, refusal);
+            config_problem_ = refusal;
             return;
         }
     }
     config_ = std::move(next);
+    config_problem_.clear();
     if (ready_ || !planner_) {
         remember_config();
     }
@@ -619,6 +690,7 @@ void Daemon::reload() {
         }
         rollouts_->reconfigured();
         plan_->reconfigured();
+        stamper_->reconfigured();
     }
     std::string waits;
     for (const std::string& key : restart) {
@@ -670,6 +742,7 @@ Task<void> Daemon::stop() {
         schedule_->stop();
         planner_->stop();
         plan_->stop();
+        stamper_->stop();
         rollouts_->stop();
         for (const std::unique_ptr<Reflector>& reflector : reflectors_) {
             reflector->stop();

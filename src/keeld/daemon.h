@@ -8,6 +8,7 @@
 
 #include "core/expected.h"
 #include "keeld/api/actions.h"
+#include "keeld/api/approvals.h"
 #include "keeld/api/router.h"
 #include "keeld/api/server.h"
 #include "keeld/api/views.h"
@@ -32,10 +33,13 @@
 #include "keeld/policy/workload_keys.h"
 #include "keeld/registry/key_sources.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/approvals.h"
 #include "keeld/rollout/gates.h"
+#include "keeld/rollout/migration.h"
 #include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
+#include "keeld/rollout/stamper.h"
 
 namespace keel {
 
@@ -82,6 +86,7 @@ class Daemon {
     Task<Expected<Schedule::Names>> list_tags(Tag tag);
     Task<void> read_traffic();
     void clock_moved();
+    [[nodiscard]] bool is_over(const Approval& one);
     Task<void> run_upkeep();
 
     Loop& loop_;
@@ -106,18 +111,23 @@ class Daemon {
     std::unique_ptr<Schedule> schedule_;
     std::unique_ptr<Phases> plan_;
     std::unique_ptr<Gates> gates_;
+    std::unique_ptr<Approvals> approvals_;
+    std::unique_ptr<Stamper> stamper_;
+    std::unique_ptr<Migration> migration_;
     std::unique_ptr<Planner> planner_;
     std::unique_ptr<Rollouts> rollouts_;
     Rollouts* rollouts_pointer_ = nullptr;
     std::unique_ptr<CacheFeed> feed_;
     std::unique_ptr<Views> views_;
     std::unique_ptr<Actions> actions_;
+    std::unique_ptr<ApprovalsApi> approvals_api_;
     std::unique_ptr<Router> router_;
     std::unique_ptr<Server> server_;
     std::vector<std::unique_ptr<Reflector>> reflectors_;
     std::map<std::string, std::string> cluster_problems_;  // by collection
     std::set<std::string> listed_;                         // collections that have been listed once
     std::function<void()> give_up_;
+    std::string config_problem_;  // why the newest keeld.yaml was not taken; empty: it was
     bool yes_ = false;
     bool led_ = false;  // started in mode act
     bool ready_ = false;

@@ -4,6 +4,7 @@
     stage           one lab with keeld but without a kubelet, for what happens to keeld; shared like `lab`
     control_plane   etcd and an API server with an audit log, no pods
     namespace       a fresh namespace name in the shared lab, emptied afterwards
+    untouched       the machine as it was before the test, to which it has to be back afterwards
 """
 
 import itertools
@@ -12,6 +13,7 @@ import signal
 
 import pytest
 
+from lab import machine
 from lab.kubernetes import ControlPlane
 from lab.lab import Lab, end_on_signals
 from lab.stage import Stage
@@ -41,6 +43,8 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_modifyitems(items):
+    # The node of `lab` changes the machine until the session ends, so what is compared with the machine comes first.
+    items.sort(key=lambda item: "untouched" not in item.fixturenames)
     if os.getuid() != 0:
         for item in items:
             if {"lab", "namespace"} & set(item.fixturenames):
@@ -76,6 +80,14 @@ def namespace(lab):
     yield name
     empty(lab, name)
     lab.kube.delete("namespaces", None, name)
+
+
+@pytest.fixture
+def untouched():
+    """The state of the machine (lab.machine.snapshot), which is compared when the test is over; no other lab may run."""
+    before = machine.snapshot()
+    yield before
+    assert machine.differences(before, machine.snapshot()) == []
 
 
 @pytest.fixture

@@ -48,6 +48,13 @@ def wait_rolled_out(lab, *workloads, deadline=90):
         lab.kube.wait_rolled_out(namespace, name, plural(kind), deadline)
 
 
+def running(lab, workload):
+    """What the containers of a workload's newest pods run, as containerd knows them."""
+    _, namespace, name = workload.split("/")
+    pods = {pod["metadata"]["name"] for pod in lab.kube.pods(namespace, name)}
+    return [item for item in lab.running(namespace) if item["pod"] in pods]
+
+
 def empty(lab, *namespaces):
     """Deletes every workload in them and waits until no pod is left."""
     for namespace in namespaces:

@@ -195,6 +195,7 @@ def test_d8_errors_of_the_cache_are_no_changes(stage):
     why = "/v1/workloads/Deployment/away/app"
     before = stage.keeld.get(why)
     for server in (stage.through, stage.nginx):
+        wait_for("the ledger has the rollout before", lambda: stage.keeld.get("/v1/status")["ledger"]["queued"] == 0)
         server.stop()
         failed = wait_for("the failure is told", lambda: stage.keeld.get(why)["containers"][0]["freshness"]["failure"])
         assert failed

@@ -82,6 +82,7 @@ def test_r7_a_group_larger_than_pacing_waits_whole_and_goes_whole(lab, namespace
         for name in names:
             wait_gate(lab, name, "group-exceeds-pacing")
         assert not writes(lab, since)
+        assert "group-exceeds-pacing" in {problem["code"] for problem in lab.keeld.get("/v1/status")["problems"]}
         code, out, err = lab.keeld.ctl("approve", "group/pair")
         assert code == 0, (out, err)
         for name in names:

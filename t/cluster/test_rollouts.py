@@ -12,7 +12,7 @@ from lab.wait import wait_for
 from lab.workloads import cronjob, daemonset, deployment, statefulset
 from scene import (
     ENROLLED, MARKER, empty, entries, fetch, mark, metric, move, name_of, owned, patches, reached, reload, requests,
-    rollouts, settings, time_of, wait_ended, wait_newest, wait_reason, wait_rolled_out, why, writes,
+    rollouts, running, settings, time_of, wait_ended, wait_newest, wait_reason, wait_rolled_out, why, writes,
 )  # fmt: skip
 
 SPELLINGS = {
@@ -44,13 +44,6 @@ def by_hand(item):
 
 def marker(item):
     return (item["spec"]["template"]["metadata"].get("annotations") or {}).get(MARKER)
-
-
-def running(lab, workload):
-    """What the containers of a workload's newest pods run, as containerd knows them."""
-    _, namespace, name = workload.split("/")
-    pods = {pod["metadata"]["name"] for pod in lab.kube.pods(namespace, name)}
-    return [item for item in lab.running(namespace) if item["pod"] in pods]
 
 
 def index_of(lab):
@@ -226,6 +219,7 @@ def test_r1_a_bad_build_is_not_tried_again(lab, namespace):
     assert first.digest in [item["digest"] for item in running(lab, name)], "the pod that was there still serves"
     lab.keeld.restart()
     wait_reason(lab, name, "target-rejected")
+    assert lab.keeld.ctl("retry", name, "--dry-run")[0] == 0
     good = lab.push("bad/app", "latest", "good")
     wait_ended(lab, name, good.digest)
     assert [(item["state"], reached(item)) for item in rollouts(lab, name)] == [
@@ -235,6 +229,8 @@ def test_r1_a_bad_build_is_not_tried_again(lab, namespace):
     assert patches(lab, name) == [200, 200]
     wait_rolled_out(lab, name)
     assert [item["digest"] for item in running(lab, name)] == [good.digest]
+    code, out, _ = lab.keeld.ctl("retry", name)
+    assert code == 1 and "nothing-failed" in out
 
 
 def test_r4_a_full_cluster_is_no_fault_of_the_content(lab, namespace):

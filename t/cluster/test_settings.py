@@ -111,6 +111,8 @@ def test_p8_a_change_is_tried_by_name_and_count_and_the_cap_guards_start_and_rel
     reload(another, to_two, "would change 12, limit 5: refused")
     assert standing(another, workloads("plan-0")[0])[1] != "not-enrolled"
     assert standing(another, workloads("plan-2")[0]) == ("ignore", "not-enrolled")
+    told = {problem["code"]: problem for problem in another.get("/v1/status")["problems"]}
+    assert "would change 12, limit 5: refused" in told["configuration-refused"]["text"]
     another.stop()
     assert "limit 5: refused (enrolled 6, rolled 0, released 6)" in refused_start(another)
 
@@ -123,6 +125,18 @@ def test_p8_a_change_is_tried_by_name_and_count_and_the_cap_guards_start_and_rel
     assert standing(another, workloads("plan-0")[0]) == ("ignore", "not-enrolled")
     another.stop()
     another.start().wait_ready()
+    assert written(stage) == []
+
+
+def test_p8_who_only_observed_begins_to_move_all_that_is_followed(stage, another):
+    another.write({"mode": "observe", "cap": {"workloads": 5}})
+    another.start().wait_ready()
+    another.stop()
+    another.write({"mode": "act", "cap": {"workloads": 5}})
+    assert "would change 6, limit 5: refused" in refused_start(another)
+    another.write({"mode": "act", "cap": {"workloads": 6}})
+    another.start().wait_ready()
+    another.stop()
     assert written(stage) == []
 
 

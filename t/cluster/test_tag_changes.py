@@ -360,6 +360,20 @@ def test_v2_what_was_built_before_what_runs_or_for_other_nodes_is_not_written(st
         assert patches(stage, f"Deployment/{reason}/app") == []
 
 
+def test_v2_a_digest_that_moves_to_an_image_for_other_nodes_is_not_rolled(stage):
+    """An image without an index: only its config says what it is made for. The next one for its nodes is taken."""
+    ns, repository = "for-others", "for-others/app"
+    name = f"Deployment/{ns}/app"
+    newer(stage, ns, repository, annotations={}, to=None)
+    stage.move(repository, OLD, platform=("linux", "s390x"))
+    answer = wait_reason(stage, name, "target-not-pullable")
+    assert answer["verdict"] == "blocked" and "holds nothing for linux/amd64" in answer["sentence"]
+    assert patches(stage, name) == []
+    fit = stage.move(repository, OLD)
+    wait_ended(stage, name, fit)
+    assert patches(stage, name) == [200]
+
+
 def test_r1_image_volumes_are_never_called_proven(stage):
     """Their tag changes where keel.sh/imageVolumes says so, by the volume's name, which may be a container's too."""
     ns = "tag-volumes"

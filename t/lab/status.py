@@ -18,6 +18,10 @@ def _now():
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+class NotPulled(Exception):
+    """A cache did not answer for an image."""
+
+
 class StatusNode:
     """`pulls`: {registry: port} to be asked for images. hold() keeps new pods from starting until release()."""
 
@@ -110,7 +114,11 @@ class StatusNode:
             client.delete("pods", meta["namespace"], meta["name"], grace=0)
         elif pod["status"].get("phase") == "Pending":
             self.free.wait()
-            status = {"status": self._running(pod)}
+            try:
+                status = {"status": self._running(pod)}
+            except NotPulled as error:  # it stays pending; the others have their turn
+                self.failures.append(f"{meta['namespace']}/{meta['name']}: {error}")
+                return
             with contextlib.suppress(ApiError):  # it is gone meanwhile
                 client.patch("pods", meta["namespace"], meta["name"], status, "strategic", "status", manager="told")
 
@@ -139,15 +147,24 @@ class StatusNode:
         }  # fmt: skip
 
     def _pull(self, image):
-        """Name and digest, as a kubelet finds them out. A cache that does not answer is asked again."""
+        """Name and digest, as a kubelet finds them out. A cache that does not answer is asked again, for a minute.
+
+        NotPulled then.
+        """
         registry, rest = image.split("/", 1)
         named, _, digest = rest.partition("@")
         repository, tag = named.rsplit(":", 1)
         agent = {"User-Agent": "containerd/1.6.20"}
-        while not self.ended.is_set():
-            with contextlib.suppress(OSError, http.client.HTTPException):
+        end = time.monotonic() + 60
+        last = None
+        while not self.ended.wait(0.1 if last else 0):
+            try:
                 answer = self.caches[registry].manifest(repository, digest or tag, "HEAD", headers=agent)
                 if answer.status == 200:
                     return f"{registry}/{repository}", answer.digest
-            self.ended.wait(0.1)
-        return f"{registry}/{repository}", ""
+                last = answer.status
+            except (OSError, http.client.HTTPException) as error:
+                last = error
+            if time.monotonic() > end:
+                raise NotPulled(f"{image} cannot be pulled: {last!r}")
+        raise NotPulled(f"the node stopped before {image} was pulled")

@@ -66,15 +66,19 @@ std::string user_name(unsigned uid, const std::string& path) {
     return "uid " + std::to_string(uid);
 }
 
+ApiResponse not_on_a_unix_socket() {
+    return api_error(403, "forbidden",
+                     "actions are taken on unix sockets only, where the kernel says who asks; use "
+                     "the one that `listen` in keeld.yaml names");
+}
+
 void Actions::serve(std::string action, OrderHandler handler) {
     handlers_[std::move(action)] = std::move(handler);
 }
 
 Task<ApiResponse> Actions::handle(ApiRequest request) {
     if (!request.local_socket || !request.peer_uid) {
-        co_return api_error(403, "forbidden",
-                            "actions are taken on unix sockets only, where the kernel says who "
-                            "asks; use the one that `listen` in keeld.yaml names");
+        co_return not_on_a_unix_socket();
     }
     const Json root = parse_json(request.body);
     const std::string name(text_of(root.get(), "action"));

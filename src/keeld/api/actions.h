@@ -17,6 +17,9 @@ namespace keel {
 // names may ask the network, and the loop waits for nobody.
 [[nodiscard]] std::string user_name(unsigned uid, const std::string& path = "/etc/passwd");
 
+// 403, for who asks for an action elsewhere.
+[[nodiscard]] ApiResponse not_on_a_unix_socket();
+
 class Actions {
   public:
     Actions(Holds& holds, const Clock& clock) : holds_(holds), clock_(clock) {}

@@ -2,7 +2,9 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include <map>
 #include <sstream>
+#include <utility>
 
 #include "keeld/api/views.h"
 
@@ -67,6 +69,33 @@ void add_rollouts(Families& out, const Rollouts::Metrics& metrics) {
                 "Patches that met a newer object and were judged again.", metrics.conflicts);
 }
 
+// A workload counts where its newest verdict says; one that was not judged yet counts nowhere.
+void add_verdicts(Families& out, const Catalogue& catalogue) {
+    std::map<std::pair<Verdict, Reason>, std::size_t> counts;
+    for (const auto& [key, entry] : catalogue.workloads()) {
+        if (entry.judged) {
+            ++counts[*entry.judged];
+        }
+    }
+    for (const auto& [judged, count] : counts) {
+        out.gauge("keeld_verdicts", "Workloads by their verdict and its reason (keelctl why).",
+                  static_cast<double>(count),
+                  {{"verdict", std::string(to_string(judged.first))},
+                   {"reason", std::string(to_string(judged.second))}});
+    }
+}
+
+void add_problems(Families& out, const std::vector<Problem>& problems) {
+    std::map<std::string, std::size_t> counts;
+    for (const Problem& problem : problems) {
+        ++counts[problem.code];
+    }
+    for (const auto& [code, count] : counts) {
+        out.gauge("keeld_problems", "Entries in the list of problems (keelctl status), by code.",
+                  static_cast<double>(count), {{"code", code}});
+    }
+}
+
 void add_events(Families& out, const CacheFeed::Metrics& metrics) {
     out.counter("keeld_event_requests_total", "Accepted requests with events.", metrics.accepted);
     const char* const help = "Requests with events that were refused, by reason.";
@@ -126,6 +155,9 @@ ApiResponse Views::metrics() {
               static_cast<double>(parts_.catalogue.workloads().size()));
     out.gauge("keeld_tags", "Tags that workloads refer to.",
               static_cast<double>(parts_.catalogue.by_tag().size()));
+    add_verdicts(out, parts_.catalogue);
+    out.gauge("keeld_approvals_pending", "Rollouts that wait for votes.",
+              static_cast<double>(parts_.approvals != nullptr ? parts_.approvals->pending() : 0));
     out.gauge("keeld_ledger_queued", "Writes that are not durable yet.",
               static_cast<double>(parts_.ledger.queued()));
     add_events(out, parts_.feed.metrics());
@@ -141,6 +173,11 @@ ApiResponse Views::metrics() {
     for (const CacheFeed::State& cache : parts_.feed.states()) {
         out.counter("keeld_events_stale_total", "States that a cache told and that were not newer.",
                     cache.stale, {{"cache", cache.name}});
+    }
+    for (const CacheFeed::State& cache : parts_.feed.states()) {
+        out.counter("keeld_cache_entries_unreadable_total",
+                    "Entries of a cache's tag table that could not be read.", cache.left_out,
+                    {{"cache", cache.name}});
     }
     const RegistryMetrics& registry = parts_.registry.metrics();
     out.counter("keeld_lookups_total", "Look-ups of tags through caches or directly.",
@@ -159,10 +196,7 @@ ApiResponse Views::metrics() {
     out.counter("keeld_token_failures_total", "Token requests that brought none.", tokens.failures);
     out.counter("keeld_credentials_refused_total",
                 "Credentials and tokens that a registry or its realm refused.", tokens.refused);
-    std::map<std::string, std::size_t> watches;
-    each_watch([&watches](const Watch& watch) { ++watches[watch.state]; });
-    watches.try_emplace("fine");
-    for (const auto& [state, count] : watches) {
+    for (const auto& [state, count] : watch_counts_.of(watch_parts(), parts_.clock.now())) {
         out.gauge("keeld_watches",
                   "Tags that containers of enrolled workloads refer to; whatever is not fine or "
                   "waiting cannot fire (keelctl audit watches).",
@@ -195,8 +229,7 @@ ApiResponse Views::metrics() {
         out.gauge("keeld_pacing_used", "Places taken in the cluster's pacing window.",
                   parts_.rollouts->pacing().used(parts_.clock.now()));
     }
-    out.gauge("keeld_problems", "Entries in the list of problems.",
-              static_cast<double>(problems().size()));
+    add_problems(out, problems());
     ApiResponse response;
     response.content_type = "text/plain; version=0.0.4; charset=utf-8";
     response.body = out.text();

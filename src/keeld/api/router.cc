@@ -60,6 +60,9 @@ Task<ApiResponse> Router::handle(ApiRequest request) {
         }
         co_return co_await actions_.handle(std::move(request));
     }
+    if (request.path == "/v1/approvals" && votes_ && serves(request, "api")) {
+        co_return co_await votes_(std::move(request));
+    }
     // Nothing is applied by it: who may read may ask.
     if (request.path == "/v1/plan" && request.method == "POST" && serves(request, "api")) {
         co_return plan_(request);
@@ -102,6 +105,12 @@ ApiResponse Router::read(const ApiRequest& request) {
     }
     if (request.path == "/v1/report") {
         return views_.report(request);
+    }
+    if (request.path == "/v1/pins") {
+        return views_.pins(request);
+    }
+    if (request.path == "/v1/migrate/kyverno") {
+        return views_.leftovers(request);
     }
     if (request.path == "/v1/phases") {
         return views_.phases();

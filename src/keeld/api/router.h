@@ -22,6 +22,11 @@ class Router {
     // Who answers POST /v1/plan.
     void plan_with(std::function<ApiResponse(const ApiRequest&)> plan) { plan_ = std::move(plan); }
 
+    // Who answers /v1/approvals. Without: 404.
+    void vote_with(std::function<Task<ApiResponse>(ApiRequest)> votes) {
+        votes_ = std::move(votes);
+    }
+
     // 404 for paths that are not served here, 405 for another method, 403 for what this listener
     // may not do.
     [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
@@ -37,6 +42,7 @@ class Router {
     CacheFeed& feed_;
     std::function<bool()> ready_;
     std::function<ApiResponse(const ApiRequest&)> plan_;
+    std::function<Task<ApiResponse>(ApiRequest)> votes_;
     std::vector<std::string> addresses_;
 };
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 #include <tuple>
 #include <utility>
 
 #include "core/tag_shape.h"
 #include "core/verdict_words.h"
+#include "keeld/api/pins.h"
 #include "keeld/api/report.h"
 #include "keeld/json.h"
 
@@ -329,7 +331,7 @@ std::string release_of(Reason reason) {
         case Reason::pinned:
             return "remove the digest from the image field";
         case Reason::target_rejected:
-            return "the next build of the tag";
+            return "the next build of the tag; or keelctl retry, when it was not the build";
         case Reason::revert_unconfirmed:
             return "a second source: registries.*.upstream in keeld.yaml, asked every minute; or "
                    "the tag's next move";
@@ -348,7 +350,7 @@ std::string release_of(Reason reason) {
         case Reason::awaiting_webhook:
             return "keel.sh/trigger: poll";
         case Reason::rollout_stalled:
-            return "the cluster finishing it, or the tag's next move";
+            return "the cluster finishing it, the tag's next move, or keelctl retry";
         case Reason::restart_cannot_pull:
             return "imagePullPolicy: Always";
         case Reason::target_not_pullable:
@@ -514,6 +516,10 @@ const std::vector<Problem>& Views::problems() {
             add_problem(now, "cache-unreachable", "cache " + cache.name + ": " + cache.problem,
                         "read again with back-off; look-ups and other caches go on");
         }
+        if (!cache.unreadable.empty()) {
+            add_problem(now, "cache-unreadable", "cache " + cache.name + ": " + cache.unreadable,
+                        "run keeld and the nginx module in one version; look-ups go on");
+        }
     }
     for (const auto& [base, tag] : parts_.registry.holding_lookups()) {
         add_problem(now, "lookup-held",
@@ -567,6 +573,44 @@ const std::vector<Problem>& Views::problems() {
         add_problem(now, "breaker-open", parts_.gates->breaker().text,
                     "no rollout starts; look at what failed, then keelctl resume cluster");
     }
+    if (const std::string why = parts_.config_problem ? parts_.config_problem() : "";
+        !why.empty()) {
+        add_problem(now, "configuration-refused", parts_.config.path + ": " + why,
+                    "the one before stays in force; mend the file and send SIGHUP again");
+    }
+    std::set<std::string> too_large;  // groups, each by its sentence
+    for (const RolloutRow& row : parts_.rollouts != nullptr && !parts_.config.groups.empty()
+                                     ? parts_.rollouts->all_active()
+                                     : std::vector<RolloutRow>{}) {
+        if (row.reason == to_string(Gate::group_exceeds_pacing)) {
+            too_large.insert(row.text);
+        }
+    }
+    for (const std::string& text : too_large) {
+        add_problem(now, std::string(to_string(Gate::group_exceeds_pacing)), text,
+                    "it waits until somebody lets it go, or pacing allows as many");
+    }
+    if (parts_.stamper != nullptr && !parts_.stamper->fought().empty()) {
+        add_problem(
+            now, "stamp-fought",
+            some_of(parts_.stamper->fought(), "workload keeps no stamp", "workloads keep no stamp"),
+            "left alone until keeld.yaml is read again (SIGHUP); let that writer ignore "
+            "keel.sh/*, or switch `stamp` off");
+    }
+    if (parts_.stamper != nullptr && !parts_.stamper->refused().empty()) {
+        add_problem(now, "stamp-refused",
+                    some_of(parts_.stamper->refused(), "workload's stamp is refused",
+                            "workloads' stamps are refused"),
+                    "tried again with back-off; keeld's role needs the right to patch "
+                    "(rbac.yaml), and admission policies must let it");
+    }
+    if (const std::size_t count = parts_.approvals != nullptr ? parts_.approvals->pending() : 0;
+        count > 0) {
+        add_problem(now, "approval-awaited",
+                    std::to_string(count) +
+                        (count == 1 ? " rollout waits for votes" : " rollouts wait for votes"),
+                    "keelctl approvals lists what is asked for; approve or reject it");
+    }
     if (parts_.plan != nullptr) {
         for (const auto& [ns, phases] : parts_.plan->conflicts()) {
             add_problem(now, "phase-conflict",
@@ -578,7 +622,7 @@ const std::vector<Problem>& Views::problems() {
     return problems_;
 }
 
-// What people and the breaker keep from starting.
+// What people and the breaker keep from starting, and what carries stamps.
 void Views::add_gates(json_t* root) const {
     json_t* pauses = json_array();
     json_t* breaker = json_null();
@@ -599,6 +643,14 @@ void Views::add_gates(json_t* root) const {
         set_number(breaker, "counted", now.counted);
         set_or_null(breaker, "text", now.text);
     }
+    json_t* stamp = json_null();
+    if (parts_.stamper != nullptr) {
+        stamp = json_object();
+        json_object_set_new(stamp, "enabled", json_boolean(parts_.config.stamp));
+        set_number(stamp, "stamped", static_cast<std::int64_t>(parts_.stamper->stamped()));
+        set_number(stamp, "waiting", static_cast<std::int64_t>(parts_.stamper->waiting()));
+    }
+    json_object_set_new(root, "stamp", stamp);
     json_object_set_new(root, "pauses", pauses);
     json_object_set_new(root, "breaker", breaker);
 }
@@ -987,11 +1039,14 @@ ApiResponse Views::holds(const ApiRequest& request) {
     return answer(page(items, ""));
 }
 
-void Views::each_watch(const std::function<void(const Watch&)>& each) const {
-    keel::each_watch(WatchParts{parts_.config, parts_.phases, parts_.catalogue, parts_.tags,
-                                parts_.listings, parts_.registry,
-                                parts_.schedule != nullptr ? &parts_.schedule->gone() : nullptr},
-                     parts_.clock.now(), each);
+WatchParts Views::watch_parts() const {
+    return WatchParts{parts_.config,
+                      parts_.phases,
+                      parts_.catalogue,
+                      parts_.tags,
+                      parts_.listings,
+                      parts_.registry,
+                      parts_.schedule != nullptr ? &parts_.schedule->gone() : nullptr};
 }
 
 ApiResponse Views::watches(const ApiRequest& request) {
@@ -1002,7 +1057,7 @@ ApiResponse Views::watches(const ApiRequest& request) {
     const std::size_t end = from + static_cast<std::size_t>(limit_of(request));
     std::size_t at = 0;
     json_t* items = json_array();
-    each_watch([&](const Watch& watch) {
+    each_watch(watch_parts(), parts_.clock.now(), [&](const Watch& watch) {
         if ((!all && watch.can_fire()) || at++ < from || at > end) {
             return;
         }
@@ -1025,6 +1080,78 @@ ApiResponse Views::watches(const ApiRequest& request) {
 
 ApiResponse Views::phases() {
     return answer(page(phases_array(parts_.plan), ""));
+}
+
+ApiResponse Views::pins(const ApiRequest& request) {
+    const std::string ns = request.parameter("namespace").value_or("");
+    const auto content = [this](const Digest& digest) {
+        return parts_.registry.known_content(digest);
+    };
+    json_t* items = json_array();
+    for (const auto& [key, entry] : parts_.catalogue.workloads()) {
+        const Namespace* space = parts_.catalogue.find_namespace(key.ns);
+        const bool ours = standing_of(entry.object, space, parts_.config, parts_.phases).ours;
+        if (!ours || (!ns.empty() && key.ns != ns)) {
+            continue;
+        }
+        json_t* pins = json_array();
+        for (const Pin& pin : pins_of(entry, parts_.tags, content)) {
+            json_t* one = json_object();
+            set(one, "container", pin.container);
+            set(one, "list", pin.list);
+            set(one, "image", pin.image);
+            set_or_null(one, "pinned", pin.pinned);
+            set_number(one, "pods", pin.pods);
+            set_or_null(one, "note", pin.note);
+            json_array_append_new(pins, one);
+        }
+        json_t* item = json_object();
+        set(item, "workload", key.to_string());
+        json_object_set_new(item, "pins", pins);
+        json_array_append_new(items, item);
+    }
+    return answer(page(items, ""));
+}
+
+ApiResponse Views::leftovers(const ApiRequest& request) {
+    if (parts_.migration == nullptr) {
+        return api_error(404, "no-cluster", "keeld runs without a cluster");
+    }
+    const Json args(json_pack("{s:[],s:{}}", "managers", "values"));
+    for (const auto& [name, value] : request.query) {
+        const std::size_t equals = value.find('=');
+        if (name == "manager") {
+            json_array_append_new(json_object_get(args.get(), "managers"), json_text(value));
+        } else if (name == "value" && equals != std::string::npos) {
+            set(json_object_get(args.get(), "values"), value.substr(0, equals).c_str(),
+                value.substr(equals + 1));
+        } else if (name == "value") {
+            return api_error(400, "bad-parameter", "value: expected KEY=VALUE");
+        }
+    }
+    const Expected<LeftoverRule> rule = leftover_rule(args.get());
+    if (!rule) {
+        return api_error(400, "bad-parameter", rule.error().text);
+    }
+    json_t* items = json_array();
+    for (const Migration::Found& found : parts_.migration->find(*rule)) {
+        for (const Leftover& one : found.keys) {
+            json_t* item = json_object();
+            set(item, "workload", found.workload.to_string());
+            set(item, "key", one.key);
+            set(item, "value", one.value);
+            set(item, "where", one.where);
+            json_t* managers = json_array();
+            for (const std::string& manager : one.managers) {
+                json_array_append_new(managers, json_text(manager));
+            }
+            json_object_set_new(item, "managers", managers);
+            json_object_set_new(item, "removable", json_boolean(one.removable));
+            set(item, "then", one.then);
+            json_array_append_new(items, item);
+        }
+    }
+    return answer(page(items, ""));
 }
 
 ApiResponse Views::report(const ApiRequest& request) {

@@ -23,9 +23,11 @@
 #include "keeld/ledger/ledger.h"
 #include "keeld/policy/schedule.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/migration.h"
 #include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
 #include "keeld/rollout/rollouts.h"
+#include "keeld/rollout/stamper.h"
 
 namespace keel {
 
@@ -60,6 +62,10 @@ class Views {
         const Listings* listings = nullptr;  // null: no lists are read
         const Phases* plan = nullptr;
         const Gates* gates = nullptr;
+        const Approvals* approvals = nullptr;
+        const Stamper* stamper = nullptr;
+        const Migration* migration = nullptr;
+        std::function<std::string()> config_problem{};  // may be null
     };
     explicit Views(Parts parts);
 
@@ -75,6 +81,10 @@ class Views {
     [[nodiscard]] ApiResponse rollouts(const ApiRequest& request);
     [[nodiscard]] ApiResponse ledger(const ApiRequest& request);
     [[nodiscard]] ApiResponse phases();
+    // What every workload runs, as image fields; ?namespace=.
+    [[nodiscard]] ApiResponse pins(const ApiRequest& request);
+    // ?manager=GLOB&value=KEY=VALUE, each any number of times.
+    [[nodiscard]] ApiResponse leftovers(const ApiRequest& request);
     // ?phase=NAME: of that one alone.
     [[nodiscard]] ApiResponse report(const ApiRequest& request);
     [[nodiscard]] ApiResponse metrics();
@@ -88,13 +98,14 @@ class Views {
     [[nodiscard]] Json container_detail(const CatalogueEntry& entry, std::size_t at,
                                         const ContainerVerdict& verdict,
                                         const WorkloadSettings& settings) const;
-    void each_watch(const std::function<void(const Watch&)>& each) const;
+    [[nodiscard]] WatchParts watch_parts() const;
     void add_gates(json_t* root) const;
     void add_problem(std::vector<Problem>& now, std::string code, std::string text,
                      std::string next);
 
     Parts parts_;
     std::vector<Problem> problems_;
+    WatchCounts watch_counts_;
 };
 
 }  // namespace keel

@@ -7,9 +7,12 @@
 
 #include "core/tag_shape.h"
 #include "keeld/policy/settings.h"
+#include "keeld/zone.h"
 
 namespace keel {
 namespace {
+
+constexpr Millis kCountedFor = std::chrono::minutes(1);
 
 constexpr Millis kSlack = std::chrono::minutes(5);  // ticks are spread, answers take their time
 
@@ -54,17 +57,18 @@ std::string remedy(std::string_view state, const Tag& tag) {
 }
 
 // The end of the last interval in which a check had to succeed.
-Time last_chance(const PollSchedule& schedule, Time confirmed) {
+Time last_chance(const PollSchedule& schedule, Time confirmed, const Zone& zone) {
     Time at = confirmed;
     for (int i = 0; i < kMissedChecks; ++i) {
-        at = schedule.next(at, utc);
+        at = schedule.next(at, zone);
     }
     return at + std::min(kSlack, (at - confirmed) / 10);
 }
 
 class Examiner {
   public:
-    Examiner(const WatchParts& parts, Time now) : parts_(parts), now_(now) {}
+    Examiner(const WatchParts& parts, Time now)
+        : parts_(parts), now_(now), zone_(zone_named(parts.config.time_zone)) {}
 
     void examine(const WorkloadSettings& settings, Watch& watch) {
         settings_ = &settings;
@@ -125,7 +129,7 @@ class Examiner {
         if (info->heard_at() == Time{}) {
             return say("never-answered", info->failure, remedy("never-answered", tag));
         }
-        if (now_ <= last_chance(settings_->poll_schedule.parsed, info->heard_at())) return false;
+        if (!is_late(info->heard_at())) return false;
         return say("stale",
                    "no successful check since " + format_time(info->heard_at()) + ", which is " +
                        std::to_string(kMissedChecks) + " intervals of " +
@@ -146,8 +150,7 @@ class Examiner {
         }
         const Listing* list = parts_.listings->find(tag.registry, tag.repository);
         if (list == nullptr || list->failure.empty()) return false;
-        const bool late =
-            !list->known() || now_ > last_chance(settings_->poll_schedule.parsed, list->at);
+        const bool late = !list->known() || is_late(list->at);
         return late && say("list-unreadable",
                            "keel.sh/policy: " + settings_->policy.value +
                                " needs the list of tags of " + tag.registry + "/" + tag.repository +
@@ -155,8 +158,13 @@ class Examiner {
                            "mend the way to the list; the digest of the tag is followed meanwhile");
     }
 
+    [[nodiscard]] bool is_late(Time confirmed) const {
+        return now_ > last_chance(settings_->poll_schedule.parsed, confirmed, zone_);
+    }
+
     const WatchParts& parts_;
     const Time now_;
+    const Zone zone_;
     const WorkloadSettings* settings_ = nullptr;
     Watch* watch_ = nullptr;
 };
@@ -201,6 +209,19 @@ void each_watch(const WatchParts& parts, Time now, const std::function<void(cons
             each(watch);
         }
     }
+}
+
+const std::map<std::string, std::size_t>& WatchCounts::of(const WatchParts& parts, Time now) {
+    const std::uint64_t revision = parts.catalogue.revision();
+    const bool fresh = !states_.empty() && revision == revision_ && now >= counted_ &&
+                       now - counted_ < kCountedFor;
+    if (!fresh) {
+        states_ = {{"fine", 0}};
+        each_watch(parts, now, [this](const Watch& watch) { ++states_[watch.state]; });
+        revision_ = revision;
+        counted_ = now;
+    }
+    return states_;
 }
 
 }  // namespace keel

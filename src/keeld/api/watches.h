@@ -2,6 +2,8 @@
 // anything could ever come of it (D1).
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
@@ -52,5 +54,18 @@ struct WatchParts {
 
 // Calls `each` for every watch, in the order of the workloads' names.
 void each_watch(const WatchParts& parts, Time now, const std::function<void(const Watch&)>& each);
+
+// How many watches there are by state. All of them are gone through again when a workload or a
+// namespace has changed, else once a minute: answers about tags come too often for that.
+class WatchCounts {
+  public:
+    // With "fine" in any case.
+    const std::map<std::string, std::size_t>& of(const WatchParts& parts, Time now);
+
+  private:
+    std::map<std::string, std::size_t> states_;  // empty: not counted yet
+    std::uint64_t revision_ = 0;                 // of the catalogue, as counted
+    Time counted_;
+};
 
 }  // namespace keel

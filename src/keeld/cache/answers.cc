@@ -4,10 +4,14 @@
 #include <utility>
 
 #include "core/holds.h"
+#include "core/json_object.h"
 #include "keeld/json.h"
 
 namespace keel {
 namespace {
+
+// So many bytes of what cannot be read are told.
+constexpr std::size_t kTold = 300;
 
 // A counter: decimal in a string, or a JSON integer; 0 where it is neither.
 std::uint64_t number_of(const json_t* object, const char* key) {
@@ -47,6 +51,30 @@ Expected<CacheHold> read_hold(const json_t* item) {
     return hold;
 }
 
+// What both pages of tags have in common. `read` puts one entry on the page, or says why not.
+template <class Page, class Read>
+Expected<Page> read_page(const json_t* root, const Read& read) {
+    const json_t* list = json_object_get(root, "tags");
+    if (!json_is_array(list)) {
+        return fail("bad-answer", "tags is not an array");
+    }
+    Page page;
+    page.epoch = text_of(root, "epoch");
+    page.next = next_of(root);
+    std::size_t at = 0;
+    json_t* item = nullptr;
+    json_array_foreach(list, at, item) {
+        const Expected<void> done = read(page, item);
+        if (!done) {
+            UnreadableEntry entry;
+            entry.tag = json::printable(std::string(text_of(item, "tag").substr(0, kTold)));
+            entry.text = done.error().text;
+            page.unreadable.push_back(std::move(entry));
+        }
+    }
+    return page;
+}
+
 }  // namespace
 
 Expected<CacheHolds> decode_cache_holds(std::string_view body) {
@@ -71,46 +99,35 @@ Expected<CacheHolds> decode_cache_holds(std::string_view body) {
 
 Expected<TagPage> decode_tag_page(std::string_view body) {
     const Json root = parse_json(body);
-    const json_t* list = json_object_get(root.get(), "tags");
-    if (!json_is_array(list)) {
-        return fail("bad-answer", "tags is not an array");
-    }
-    TagPage page;
-    page.epoch = text_of(root.get(), "epoch");
-    page.seq = number_of(root.get(), "seq");
-    std::size_t at = 0;
-    json_t* item = nullptr;
-    json_array_foreach(list, at, item) {
+    Expected<TagPage> page = read_page<TagPage>(root.get(), [](TagPage& into, const json_t* item) {
         Expected<TagState> state = decode_tag_state(item);
         if (!state) {
-            return tl::unexpected<Error>(state.error());
+            return Expected<void>(tl::unexpected<Error>(state.error()));
         }
-        state->epoch = page.epoch;
-        page.tags.push_back(std::move(*state));
+        state->epoch = into.epoch;
+        into.tags.push_back(std::move(*state));
+        return Expected<void>{};
+    });
+    if (page) {
+        page->seq = number_of(root.get(), "seq");
     }
-    page.next = next_of(root.get());
     return page;
 }
 
 Expected<SeenPage> decode_seen_page(std::string_view body) {
     const Json root = parse_json(body);
-    const json_t* list = json_object_get(root.get(), "tags");
-    if (!json_is_array(list)) {
-        return fail("bad-answer", "tags is not an array");
-    }
-    SeenPage page;
-    page.epoch = text_of(root.get(), "epoch");
-    std::size_t at = 0;
-    json_t* item = nullptr;
-    json_array_foreach(list, at, item) {
-        const Expected<Tag> tag = Tag::parse(text_of(item, "tag"));
-        const std::optional<Time> last = parse_time(text_of(item, "last_seen"));
-        if (tag && last) {
-            page.seen.emplace_back(*tag, *last);
+    return read_page<SeenPage>(root.get(), [](SeenPage& page, const json_t* item) {
+        Expected<Tag> tag = Tag::parse(text_of(item, "tag"));
+        if (!tag) {
+            return Expected<void>(tl::unexpected<Error>(tag.error()));
         }
-    }
-    page.next = next_of(root.get());
-    return page;
+        const std::optional<Time> last = parse_time(text_of(item, "last_seen"));
+        if (!last) {
+            return Expected<void>(fail("bad-event", "last_seen: not a time"));
+        }
+        page.seen.emplace_back(std::move(*tag), *last);
+        return Expected<void>{};
+    });
 }
 
 }  // namespace keel

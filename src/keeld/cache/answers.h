@@ -40,15 +40,22 @@ struct CacheHolds {
 // `GET holds`. Errors: "bad-answer": no list of holds, or one of them is not one.
 [[nodiscard]] Expected<CacheHolds> decode_cache_holds(std::string_view body);
 
+// An entry of a page that cannot be read: it costs nothing but itself.
+struct UnreadableEntry {
+    std::string tag;   // as it came, with anything but printable ASCII as "?"; may be empty
+    std::string text;  // why
+};
+
 // One page of `GET tags`.
 struct TagPage {
     std::string epoch;
     std::uint64_t seq = 0;
     std::vector<TagState> tags;         // with the page's epoch
     std::optional<std::uint64_t> next;  // where the next page begins; nullopt: this is the last
+    std::vector<UnreadableEntry> unreadable;
 };
 
-// Errors: "bad-answer": no page of tags; those of decode_tag_state(), naming the field.
+// Errors: "bad-answer": no page of tags.
 [[nodiscard]] Expected<TagPage> decode_tag_page(std::string_view body);
 
 // One page of `GET tags?seen_since=`.
@@ -56,9 +63,10 @@ struct SeenPage {
     std::string epoch;
     std::vector<std::pair<Tag, Time>> seen;  // when each was last answered
     std::optional<std::uint64_t> next;
+    std::vector<UnreadableEntry> unreadable;
 };
 
-// What of the list cannot be read is left out. Errors: "bad-answer": no page of tags.
+// Errors: "bad-answer": no page of tags.
 [[nodiscard]] Expected<SeenPage> decode_seen_page(std::string_view body);
 
 }  // namespace keel

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "keeld/cache/answers.h"
 #include "keeld/cache/hold_api.h"
 #include "keeld/json.h"
 
@@ -17,6 +16,8 @@ constexpr int kSeenPage = 1000;
 // After a start what was asked for until then counts too, unless it is older than this.
 constexpr auto kSeenBefore = std::chrono::hours(24);
 constexpr Millis kSeenTimeout{2'000};
+// So many unreadable tags of a cache are remembered; all are counted.
+constexpr std::size_t kUnreadableKept = 100;
 constexpr std::string_view kSourcePrefix = "/caches/";
 
 }  // namespace
@@ -127,14 +128,12 @@ void CacheFeed::take(Cache& cache, const TagState& state, const std::string& sou
     if (cache.state.epoch != state.epoch) {
         // A new zone, or a first meeting: what it had before this entry is not known until its
         // table is read.
-        cache.settling = !cache.state.epoch.empty();
-        cache.state.epoch = state.epoch;
-        cache.state.seq = 0;
-        cache.seqs.clear();
+        new_table(cache, state.epoch);
         cache.resync_wanted = true;
         cache.wake.notify();
     }
     cache.seqs[state.tag] = state.seq;
+    forgive(cache, cache.unreadable, state.tag);
     // Events come in the order of seq, so what lies below this one has been told; but for what a
     // resync is still to read.
     if (!cache.resync_wanted && !cache.reading) {
@@ -143,6 +142,47 @@ void CacheFeed::take(Cache& cache, const TagState& state, const std::string& sou
     }
     ++cache.state.events;
     news_(CacheNews{source, state, order == Order::newer && !cache.settling});
+}
+
+// A new zone, or a first meeting.
+void CacheFeed::new_table(Cache& cache, const std::string& epoch) {
+    cache.settling = !cache.state.epoch.empty();
+    cache.state.epoch = epoch;
+    cache.state.seq = 0;
+    cache.seqs.clear();
+    cache.unreadable.clear();
+    cache.unseen.clear();
+    tell_unreadable(cache);
+}
+
+// Reading goes on behind them: the cache tells such a tag again when it changes or is asked for.
+void CacheFeed::leave_out(Cache& cache, Unreadable& where,
+                          const std::vector<UnreadableEntry>& entries) {
+    for (const UnreadableEntry& entry : entries) {
+        ++cache.state.left_out;
+        if (where.size() < kUnreadableKept) {
+            where[entry.tag] = entry.text;
+        }
+    }
+    tell_unreadable(cache);
+}
+
+void CacheFeed::forgive(Cache& cache, Unreadable& where, const Tag& tag) {
+    if (!where.empty() && where.erase(tag.to_string()) > 0) {
+        tell_unreadable(cache);
+    }
+}
+
+void CacheFeed::tell_unreadable(Cache& cache) {
+    cache.state.unreadable.clear();
+    const std::size_t count = cache.unreadable.size() + cache.unseen.size();
+    if (count > 0) {
+        const Unreadable& first = cache.unreadable.empty() ? cache.unseen : cache.unreadable;
+        const auto& [tag, text] = *first.begin();
+        cache.state.unreadable =
+            "entries of its table that cannot be read: " + std::to_string(count) + "; " +
+            (tag.empty() ? "one without a name" : tag) + ": " + text;
+    }
 }
 
 Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoch,
@@ -200,7 +240,9 @@ Task<Expected<void>> CacheFeed::read_seen(Cache* cache,
         for (const auto& [tag, last] : page->seen) {
             (*seen)(tag, last);
             newest = std::max(newest, last);
+            forgive(*cache, cache->unseen, tag);
         }
+        leave_out(*cache, cache->unseen, page->unreadable);
         epoch = page->epoch;
         if (!page->next || *page->next <= after) {
             cache->state.seen_since = newest;
@@ -231,27 +273,23 @@ Task<Expected<void>> CacheFeed::read_pages(Cache* cache) {
         if (response->status == 410 && since > 0) {
             since = 0;
             cache->seqs.clear();
+            cache->unreadable.clear();
             continue;
         }
         const Expected<TagPage> page = decode_tag_page(response->body);
-        if (response->status != 200 || (!page && page.error().code == "bad-answer")) {
+        if (response->status != 200 || !page) {
             co_return fail("bad-answer", cache->config.api + "/tags answered " +
                                              std::to_string(response->status) +
                                              "; caches[].api must name the location of keel_api");
         }
-        if (!page) {
-            co_return tl::unexpected<Error>(page.error());
-        }
         epoch = page->epoch;
         if (cache->state.epoch != epoch) {
-            cache->settling = !cache->state.epoch.empty();
-            cache->state.epoch = epoch;
-            cache->state.seq = 0;
-            cache->seqs.clear();
+            new_table(*cache, epoch);
         }
         for (const TagState& state : page->tags) {
             take(*cache, state, source);
         }
+        leave_out(*cache, cache->unreadable, page->unreadable);
         if (!page->next) {
             cache->state.seq = std::max(cache->state.seq, page->seq);
             save(*cache);

@@ -13,6 +13,7 @@
 
 #include "core/event.h"
 #include "core/expected.h"
+#include "keeld/cache/answers.h"
 #include "keeld/clock.h"
 #include "keeld/config.h"
 #include "keeld/http/client.h"
@@ -77,10 +78,12 @@ class CacheFeed {
         std::uint64_t seq = 0;  // read or received up to here
         Time last_event;
         Time last_resync;
-        Time seen_since;           // traffic is known up to here, by the cache's clock
-        std::string problem;       // of the last resync; empty when fine
-        std::uint64_t events = 0;  // applied
-        std::uint64_t stale = 0;   // dropped: not newer
+        Time seen_since;             // traffic is known up to here, by the cache's clock
+        std::string problem;         // of the last resync; empty when fine
+        std::string unreadable;      // what of its table is left out and why; empty when fine
+        std::uint64_t left_out = 0;  // entries of its table that could not be read, so far
+        std::uint64_t events = 0;    // applied
+        std::uint64_t stale = 0;     // dropped: not newer
         std::uint64_t resyncs = 0;
     };
     [[nodiscard]] std::vector<State> states() const;
@@ -95,6 +98,8 @@ class CacheFeed {
     [[nodiscard]] const Metrics& metrics() const { return metrics_; }
 
   private:
+    using Unreadable = std::map<std::string, std::string>;
+
     struct Cache {
         explicit Cache(Loop& loop) : wake(loop) {}
         CacheConfig config;
@@ -105,11 +110,20 @@ class CacheFeed {
                                 // far ahead of them
         bool settling = false;  // another epoch than before: epochs are never ordered, look-ups
                                 // settle what it tells
+        // Tags of its table, and of what was asked for lately, that could not be read, and why,
+        // until they can be or it is another table; bounded.
+        Unreadable unreadable;
+        Unreadable unseen;
         Signal wake;
     };
     enum class Order : std::uint8_t { newer, stale, unknown };
 
     void take(Cache& cache, const TagState& state, const std::string& source);
+    static void leave_out(Cache& cache, Unreadable& where,
+                          const std::vector<UnreadableEntry>& entries);
+    static void forgive(Cache& cache, Unreadable& where, const Tag& tag);
+    static void tell_unreadable(Cache& cache);
+    static void new_table(Cache& cache, const std::string& epoch);
     [[nodiscard]] Order order_of(Cache& cache, const TagState& state);
     [[nodiscard]] Task<Expected<void>> resync(Cache* cache);
     [[nodiscard]] Task<Expected<void>> read_pages(Cache* cache);

@@ -81,6 +81,7 @@ void Catalogue::upsert(Workload workload) {
         }
         index(key, entry);
     }
+    ++revision_;
     changed_(key);
 }
 
@@ -102,6 +103,7 @@ void Catalogue::remove(const WorkloadKey& key) {
     }
     unindex(key, found->second);
     workloads_.erase(found);
+    ++revision_;
     changed_(key);
 }
 
@@ -161,6 +163,7 @@ void Catalogue::end_namespaces(const std::string& only) {
 }
 
 void Catalogue::namespace_changed(const std::string& name) {
+    ++revision_;
     for (const auto& [key, entry] : workloads_) {
         if (key.ns == name) {
             changed_(key);

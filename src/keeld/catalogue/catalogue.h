@@ -11,10 +11,12 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/reference.h"
 #include "core/time.h"
+#include "core/verdict.h"
 #include "keeld/cluster/objects.h"
 
 namespace keel {
@@ -46,6 +48,8 @@ struct CatalogueEntry {
     std::vector<Expected<Reference>> references;  // beside object.containers
     Running running;
     std::uint64_t changed = 0;  // number of the newest change that may have replaced its pods
+    // The planner's newest verdict and its reason, to be counted; absent: not judged yet.
+    std::optional<std::pair<Verdict, Reason>> judged{};
 };
 
 // Kept right by reflectors (begin/upsert/remove/end per collection). Tells who is concerned by a
@@ -93,6 +97,8 @@ class Catalogue {
     void set_running(const WorkloadKey& key, Running running, std::uint64_t as_of);
     // How many changes there were that may have replaced pods.
     [[nodiscard]] std::uint64_t changes() const { return changes_; }
+    // Another one after every change of a workload or a namespace.
+    [[nodiscard]] std::uint64_t revision() const { return revision_; }
 
   private:
     void index(const WorkloadKey& key, const CatalogueEntry& entry);
@@ -104,6 +110,7 @@ class Catalogue {
     std::map<std::string, Namespace, std::less<>> namespaces_;
     std::unordered_map<Tag, std::set<WorkloadKey>> by_tag_;
     std::uint64_t changes_ = 0;
+    std::uint64_t revision_ = 0;
     // What was known when a listing began and has not been seen by it yet.
     std::map<std::pair<WorkloadKind, std::string>, std::set<WorkloadKey>> unseen_;
     std::map<std::string, std::set<std::string>> unseen_namespaces_;

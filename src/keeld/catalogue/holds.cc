@@ -462,13 +462,14 @@ void Holds::start_check(Cache& cache) {
 
 Task<void> Holds::check(Cache* cache, Tag tag, Digest digest) {
     Tag asked = tag;
-    const Expected<Complete> complete = co_await ask_complete(cache, std::move(asked), digest);
+    const Expected<Complete> complete =
+        co_await ask_complete(cache, std::move(asked), digest, kPatientCompletenessTime);
     note_check(*cache, tag, digest, complete);
     cache->wake.notify();
 }
 
 // What has come is kept over tries that were cut short, as long as a whole check would count.
-Task<Expected<Complete>> Holds::ask_complete(Cache* cache, Tag tag, Digest digest) {
+Task<Expected<Complete>> Holds::ask_complete(Cache* cache, Tag tag, Digest digest, Millis time) {
     const Time now = parts_.clock.now();
     std::erase_if(cache->fetched,
                   [now](const auto& one) { return now - one.second->since >= kCheckAgain; });
@@ -479,8 +480,9 @@ Task<Expected<Complete>> Holds::ask_complete(Cache* cache, Tag tag, Digest diges
     }
     std::shared_ptr<Fetched> fetched = kept;
     std::string name = cache->name;
-    Expected<Complete> outcome = co_await check_complete(
-        parts_.loop, parts_.registry, std::move(name), std::move(tag), digest, std::move(fetched));
+    Expected<Complete> outcome =
+        co_await check_complete(parts_.loop, parts_.registry, std::move(name), std::move(tag),
+                                digest, std::move(fetched), time);
     if (outcome || outcome.error().code == "incomplete") {
         cache->fetched.erase(digest);
     }
@@ -668,7 +670,8 @@ Task<Holds::Verdict> Holds::verify_everywhere(Wish wish) {
     const auto one = [](Holds* self, std::shared_ptr<Asked> all, std::string name, Tag tag,
                         Digest digest) -> Task<void> {
         Cache* cache = &self->caches_.at(name);
-        Expected<Complete> outcome = co_await self->ask_complete(cache, std::move(tag), digest);
+        Expected<Complete> outcome =
+            co_await self->ask_complete(cache, std::move(tag), digest, kCompletenessTime);
         all->outcomes.emplace(std::move(name), std::move(outcome));
         --all->left;
         all->ended.notify();

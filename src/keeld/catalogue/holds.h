@@ -176,7 +176,8 @@ class Holds {
     void forget_lost(Cache& cache);
     void start_check(Cache& cache);
     Task<void> check(Cache* cache, Tag tag, Digest digest);
-    [[nodiscard]] Task<Expected<Complete>> ask_complete(Cache* cache, Tag tag, Digest digest);
+    [[nodiscard]] Task<Expected<Complete>> ask_complete(Cache* cache, Tag tag, Digest digest,
+                                                        Millis time);
     void note_check(Cache& cache, const Tag& tag, const Digest& digest,
                     const Expected<Complete>& outcome);
 

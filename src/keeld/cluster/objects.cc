@@ -349,6 +349,8 @@ void read_deployment(Fields& fields, const json_t* metadata, const json_t* spec,
     workload.progress_deadline = fields.count(spec, "progressDeadlineSeconds", 600);
     workload.deadline_exceeded =
         has_condition(fields, status, "Progressing", "False", "ProgressDeadlineExceeded");
+    workload.was_complete =
+        has_condition(fields, status, "Progressing", "True", "NewReplicaSetAvailable");
     workload.revision =
         fields.string(fields.object(metadata, "annotations"), "deployment.kubernetes.io/revision");
 }

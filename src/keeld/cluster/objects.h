@@ -113,6 +113,8 @@ struct Workload {
     bool partitioned = false;  // StatefulSet rollingUpdate.partition above 0
     bool deadline_exceeded =
         false;  // Deployment condition Progressing=False, ProgressDeadlineExceeded
+    bool was_complete =
+        false;  // … Progressing=True, NewReplicaSetAvailable: all its pods were there, once
     int progress_deadline = 600;  // seconds; Deployments' own, otherwise the API's default
     std::string revision;  // Deployment: annotation deployment.kubernetes.io/revision; StatefulSet:
                            // status.updateRevision

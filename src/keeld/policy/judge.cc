@@ -768,8 +768,13 @@ class Judge {
             const SameContent same =
                 reported ? compare_one(tag, *reported, target, content, image.platform)
                          : SameContent::different;
-            if (content != nullptr && !content->platforms.empty() &&
-                content->entries_for(image.platform).empty()) {
+            // A node takes an image without an index whatever its config says. Where one runs that
+            // is marked for another platform, the mark of the next tells nothing.
+            const Content* runs = reported ? knowledge_.content(*reported) : nullptr;
+            const bool mismarked =
+                runs != nullptr && runs->kind == ManifestKind::image && lacks(runs, image.platform);
+            if (lacks(content, image.platform) &&
+                !(mismarked && content->kind == ManifestKind::image)) {
                 found.missing = image.platform;
             }
             unknown = unknown || same == SameContent::unknown;
@@ -787,6 +792,11 @@ class Judge {
                        : by_content ? Result::same_content
                                     : Result::same;
         return found;
+    }
+
+    static bool lacks(const Content* content, const std::string& platform) {
+        return content != nullptr && !content->platforms.empty() &&
+               content->entries_for(platform).empty();
     }
 
     // Whether what runs is newer than the target, as far as is known: a held digest that the ledger
@@ -809,11 +819,13 @@ class Judge {
         if (known == nullptr && !lost) {
             want(WorkloadVerdict::Want::What::content, tag, reported);
         }
-        if (content == nullptr) {
+        const SameContent same = content != nullptr
+                                     ? compare_content(reported, known, *content, platform)
+                                     : SameContent::unknown;
+        if (same != SameContent::same && (content == nullptr || !content->tells_platform())) {
             want(WorkloadVerdict::Want::What::content, tag, target);
             return SameContent::unknown;
         }
-        const SameContent same = compare_content(reported, known, *content, platform);
         // What cannot be fetched any more cannot be compared; the digest differs, and that is what
         // moved.
         return same == SameContent::unknown && (lost || known != nullptr) ? SameContent::different
@@ -904,6 +916,15 @@ class Judge {
 };
 
 }  // namespace
+
+std::string targets_text(const std::vector<Target>& targets) {
+    std::string text;
+    for (const Target& target : targets) {
+        text += (text.empty() ? "" : ", ") + target.container + " " + target.tag.to_string() + " " +
+                target.to.to_string();
+    }
+    return text;
+}
 
 WorkloadVerdict judge(const CatalogueEntry& entry, const Knowledge& knowledge) {
     return Judge(entry, knowledge).run();

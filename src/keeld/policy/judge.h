@@ -32,6 +32,9 @@ struct Target {
     }
 };
 
+// Which content goes where: "CONTAINER TAG DIGEST, …". Equal for equal targets.
+[[nodiscard]] std::string targets_text(const std::vector<Target>& targets);
+
 struct ContainerVerdict {
     Verdict verdict = Verdict::ignore;
     Reason reason = Reason::not_enrolled;

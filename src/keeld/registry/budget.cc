@@ -138,17 +138,32 @@ const RegistryConfig& Budget::settings(const std::string& registry) const {
 
 // --- what the registry itself says ---
 
+// When there is one again beside what is kept for nodes: they come back about evenly over the
+// window.
+Steady::time_point Budget::back_at(const Limits& limits, const std::string& registry) const {
+    const std::uint64_t limit = limits.limit ? limits.limit->count : 0;
+    const std::uint64_t least = reserved(limit, settings(registry).reserve) + 1;
+    const std::chrono::seconds window(limits.remaining->window);
+    if (least <= limits.remaining->count) {
+        return limits.at;
+    }
+    const Steady::duration back =
+        window.count() == 0 || limit == 0
+            ? Steady::duration(kUnsaidWindow)
+            : Steady::duration(window) / static_cast<std::int64_t>(limit) *
+                  static_cast<std::int64_t>(least - limits.remaining->count);
+    return limits.at + back;
+}
+
 // Those limits of which only the part is left that is kept for nodes; null: there are none.
 const Budget::Limits* Budget::scarce(const Shared& shared, const std::string& registry,
                                      Cost cost) const {
-    const double share = settings(registry).reserve;
     for (const auto& [who, limits] : shared.limits) {
         // Docker Hub counts pulls and names whose they are; others count everything.
         if (!limits.remaining || (cost != Cost::pull && !limits.source.empty())) {
             continue;
         }
-        const std::uint64_t limit = limits.limit ? limits.limit->count : 0;
-        if (limits.remaining->count <= reserved(limit, share)) {
+        if (now_() < back_at(limits, registry)) {
             return &limits;
         }
     }
@@ -251,23 +266,12 @@ Expected<void> Budget::check(const Way& way, const Shared& shared, Cost cost) co
         }
     }
     if (const Limits* limits = scarce(shared, registry, cost)) {
-        const std::uint64_t limit = limits->limit ? limits->limit->count : 0;
-        const std::uint64_t least = reserved(limit, settings(registry).reserve) + 1;
-        const std::chrono::seconds window(limits->remaining->window);
-        // They come back about evenly over the window.
-        const Steady::duration back =
-            window.count() == 0 || limit == 0
-                ? Steady::duration(kUnsaidWindow)
-                : Steady::duration(window) / static_cast<std::int64_t>(limit) *
-                      static_cast<std::int64_t>(least - limits->remaining->count);
-        if (now < limits->at + back) {
-            return fail("rate-limited",
-                        registry + ": " + limits->told_by + " told that of " +
-                            std::to_string(limit) +
-                            " requests hardly any is left; the rest is kept for nodes "
-                            "(registries.*.reserve)",
-                        until(limits->at + back, now));
-        }
+        return fail("rate-limited",
+                    registry + ": " + limits->told_by + " told that of " +
+                        std::to_string(limits->limit ? limits->limit->count : 0) +
+                        " requests hardly any is left; the rest is kept for nodes "
+                        "(registries.*.reserve)",
+                    until(back_at(*limits, registry), now));
     }
     const auto used_up = [&](const Bucket& bucket, const char* key) -> Expected<void> {
         if (bucket.wait() == Steady::duration::zero()) {

@@ -141,6 +141,8 @@ class Budget {
     };
 
     [[nodiscard]] const RegistryConfig& settings(const std::string& registry) const;
+    [[nodiscard]] Steady::time_point back_at(const Limits& limits,
+                                             const std::string& registry) const;
     [[nodiscard]] const Limits* scarce(const Shared& shared, const std::string& registry,
                                        Cost cost) const;
     [[nodiscard]] Expected<void> check(const Way& way, const Shared& shared, Cost cost) const;

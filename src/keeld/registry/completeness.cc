@@ -32,6 +32,7 @@ struct Check {
     Tag tag;
     std::shared_ptr<Fetched> fetched;
     Steady::time_point deadline;
+    Millis silence{0};
     Complete found;
     std::set<Digest> known;
     std::deque<Part> manifests;
@@ -99,6 +100,7 @@ Task<Expected<HttpResponse>> fetch(std::shared_ptr<Check> check, std::string res
         question.rest = rest;
         question.on_data = on_data;
         question.timeout = check->left();
+        question.idle_timeout = check->silence;
         Expected<HttpResponse> response =
             co_await check->registry.ask(std::move(path), std::move(question));
         if (!response) {
@@ -190,7 +192,7 @@ Task<void> fetch_blobs(std::shared_ptr<Check> check) {
 
 Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry, std::string cache, Tag tag,
                                         Digest digest, std::shared_ptr<Fetched> fetched,
-                                        Millis time) {
+                                        Millis time, Millis silence) {
     Expected<RegistryPath> path = registry.path_through(cache, tag.registry);
     if (!path) {
         co_return tl::unexpected<Error>(path.error());
@@ -200,6 +202,7 @@ Task<Expected<Complete>> check_complete(Loop& loop, Registry& registry, std::str
     check->tag = std::move(tag);
     check->fetched = std::move(fetched);
     check->deadline = Steady::now() + time;
+    check->silence = silence;
     check->known.insert(digest);
     check->manifests.push_back(Part{digest, kAnySize});
     while (!check->manifests.empty() && !check->error) {

@@ -125,7 +125,11 @@ std::string Content::to_json() const {
     json_t* list = json_array();
     for (const PlatformContent& entry : platforms) {
         json_t* item = json_object();
-        json_object_set_new(item, "platform", json_text(entry.platform));
+        // "" is what was written before the platform was read: null says that the config does not
+        // say.
+        json_object_set_new(
+            item, "platform",
+            entry.platform.empty() && entry.created ? json_null() : json_text(entry.platform));
         json_object_set_new(item, "manifest", json_text(entry.manifest.to_string()));
         json_object_set_new(item, "config", json_text(entry.config.to_string()));
         if (entry.created) {
@@ -150,13 +154,20 @@ Expected<Content> Content::from_json(std::string_view json) {
     std::size_t at = 0;
     json_t* item = nullptr;
     json_array_foreach(json_object_get(root.get(), "platforms"), at, item) {
+        const std::string platform(text_of(item, "platform"));
+        const bool was_read = !platform.empty() || json_is_null(json_object_get(item, "platform"));
         content.platforms.push_back(
-            PlatformContent{std::string(text_of(item, "platform")),
-                            Digest::parse(text_of(item, "manifest")).value_or(Digest{}),
+            PlatformContent{platform, Digest::parse(text_of(item, "manifest")).value_or(Digest{}),
                             Digest::parse(text_of(item, "config")).value_or(Digest{}),
-                            parse_time(text_of(item, "created"))});
+                            was_read ? parse_time(text_of(item, "created")) : std::nullopt});
     }
     return content;
+}
+
+bool Content::tells_platform() const {
+    return std::ranges::all_of(platforms, [](const PlatformContent& entry) {
+        return !entry.platform.empty() || entry.created;
+    });
 }
 
 std::vector<const PlatformContent*> Content::entries_for(std::string_view platform) const {

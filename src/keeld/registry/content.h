@@ -15,8 +15,8 @@
 
 namespace keel {
 
-// "linux/amd64", "linux/arm/v7"; empty: a single image, which says nothing of its platform before
-// its config is read.
+// "linux/amd64", "linux/arm/v7"; empty: a single image whose config was not read (then `created` is
+// absent), or does not say.
 struct PlatformContent {
     std::string platform;
     Digest manifest;
@@ -46,6 +46,10 @@ struct Content {
                                                          std::string_view body);
     [[nodiscard]] std::string to_json() const;
     [[nodiscard]] static Expected<Content> from_json(std::string_view json);
+
+    // Whether it is known for which platforms it is made: an image without an index says so in its
+    // config alone.
+    [[nodiscard]] bool tells_platform() const;
 
     // The entries that a pull on `platform` may choose: its own, or those that do not say for what
     // they are made, or its variants (nodes do not report theirs: linux/arm takes linux/arm/v7).

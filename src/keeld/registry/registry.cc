@@ -120,6 +120,7 @@ Task<Expected<HttpResponse>> Registry::ask(RegistryPath path, RegistryQuestion q
     request.headers = std::move(question.headers);
     request.headers.push_back(HttpHeader{"Accept", manifest ? kAccept : "*/*"});
     request.timeout = question.timeout;
+    request.idle_timeout = question.idle_timeout;
     request.max_body = question.max_body;
     request.follow_redirects = true;
     request.on_data = std::move(question.on_data);
@@ -419,10 +420,13 @@ Task<Expected<void>> Registry::read_created(Path path, Tag tag, PlatformContent*
 
 Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
                                           std::vector<std::string> platforms, bool with_created) {
-    const auto wanted = [&platforms, with_created](const PlatformContent& entry) {
+    const auto config_wanted = [with_created](const PlatformContent& entry) {
+        return (with_created || entry.platform.empty()) && !entry.created;
+    };
+    const auto wanted = [&platforms, config_wanted](const PlatformContent& entry) {
         const bool asked = platforms.empty() || entry.platform.empty() ||
                            std::ranges::find(platforms, entry.platform) != platforms.end();
-        return asked && (entry.config.empty() || (with_created && !entry.created));
+        return asked && (entry.config.empty() || config_wanted(entry));
     };
     Content content;
     if (const Content* known = known_content(digest)) {
@@ -465,7 +469,7 @@ Task<Expected<Content>> Registry::content(Tag tag, Digest digest,
                 entry.config = child->platforms.front().config;
             }
         }
-        if (with_created && !entry.config.empty() && !entry.created) {
+        if (!entry.config.empty() && config_wanted(entry)) {
             PlatformContent* const place = &entry;
             const Expected<void> read = co_await read_created(*path, tag, place);
             made = made ? read : made;

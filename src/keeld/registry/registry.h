@@ -40,6 +40,7 @@ struct RegistryQuestion {
     HttpHeaders headers;
     std::function<bool(std::string_view)> on_data;  // see HttpRequest
     Millis timeout{15'000};
+    Millis idle_timeout{0};  // see HttpRequest
     std::size_t max_body = 4U << 20U;
 };
 
@@ -81,7 +82,8 @@ class Registry {
 
     // What `digest` holds; from the ledger where it is known, else fetched by the tag's path and
     // kept. `platforms`: fetch config digests for these only; empty: for all. `with_created`: also
-    // when their images were made, from configs of at most 4 MB whose bytes have their digest.
+    // when their images were made, from configs of at most 4 MB whose bytes have their digest; that
+    // of an image without an index is always read, for it alone names its platform.
     [[nodiscard]] Task<Expected<Content>> content(Tag tag, Digest digest,
                                                   std::vector<std::string> platforms,
                                                   bool with_created = false);

@@ -126,6 +126,9 @@ Finding inspect(const std::vector<Pod>& updated, const std::vector<Target>& targ
         const auto node = platform_of_node.find(pod.node);
         const std::string platform = node != platform_of_node.end() ? node->second : std::string();
         bool proven = true;
+        for (const ContainerStatus& status : pod.containers) {
+            finding.restarts += status.restarts;
+        }
         for (const Target& target : targets) {
             const auto status = std::ranges::find_if(
                 pod.containers,

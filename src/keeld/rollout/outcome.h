@@ -28,6 +28,7 @@ struct Finding {
     Arrival arrival = Arrival::on_the_way;
     int pods = 0;
     int proven = 0;
+    int restarts = 0;       // of all their containers
     std::string container;  // whose look decided; empty where no single one did
     std::string text;       // one sentence naming a pod
 };

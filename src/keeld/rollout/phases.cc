@@ -26,15 +26,6 @@ int number_of(const json_t* object, const char* key) {
 
 }  // namespace
 
-std::string targets_text(const std::vector<Target>& targets) {
-    std::string text;
-    for (const Target& target : targets) {
-        text += (text.empty() ? "" : ", ") + target.container + " " + target.tag.to_string() + " " +
-                target.to.to_string();
-    }
-    return text;
-}
-
 PhaseState PhaseRecord::effective() const {
     return paused != Time{} && state != PhaseState::waiting ? PhaseState::paused : state;
 }

@@ -62,9 +62,6 @@ struct PhaseRecord {
     [[nodiscard]] PhaseState effective() const;
 };
 
-// As Followed::targets has them.
-[[nodiscard]] std::string targets_text(const std::vector<Target>& targets);
-
 [[nodiscard]] std::string phase_to_json(const PhaseRecord& record);
 [[nodiscard]] PhaseRecord phase_from_json(const std::string& name, const std::string& json);
 

@@ -204,7 +204,7 @@ void Planner::wake_at(const WorkloadKey& key, std::optional<Time> moment) {
 }
 
 void Planner::consider(const WorkloadKey& key) {
-    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    CatalogueEntry* entry = parts_.catalogue.find(key);
     faulty_.erase(key);
     if (entry == nullptr) {
         decided_.erase(key);
@@ -216,6 +216,7 @@ void Planner::consider(const WorkloadKey& key) {
     }
     parts_.rollouts->notify(key);
     const WorkloadVerdict verdict = this->verdict(*entry);
+    entry->judged = {verdict.verdict, verdict.reason};
     wake_at(key, verdict.recheck);
     ask(key, verdict);
     tell(key, entry, verdict);

@@ -15,6 +15,7 @@ constexpr auto kAskAgain = std::chrono::seconds(5);
 constexpr auto kLookAgain = std::chrono::seconds(1);
 constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
+constexpr const char* kRetry = "retry";
 
 std::string rejection_key(const std::string& uid, const std::string& tag,
                           const std::string& digest) {
@@ -215,7 +216,14 @@ void Rollouts::reconfigured() {
 
 Rollouts::Rollouts(Parts parts)
     : parts_(std::move(parts)), pacing_(parts_.config.pacing, paced_since()) {
+    for (const DocumentRow& row : parts_.ledger.documents(kRetry)) {
+        const Json json = parse_json(row.json);
+        retried_[row.key] = parse_time(text_of(json.get(), "at")).value_or(Time{});
+    }
     for (const RejectedRow& row : parts_.ledger.rejected()) {
+        if (is_forgotten(row.uid, row.at)) {
+            continue;
+        }
         rejected_[rejection_key(row.uid, row.tag, row.digest)] = row.text;
     }
     constexpr int kPage = 1000;
@@ -255,7 +263,7 @@ Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> 
 
 // What was never written says nothing about what was tried.
 void Rollouts::remember(const RolloutRow& row, Ended ended) {
-    if (row.applied == Time{}) {
+    if (row.applied == Time{} || is_forgotten(row.uid, row.ended)) {
         return;
     }
     for (const Target& target : ended.targets) {
@@ -267,6 +275,66 @@ void Rollouts::remember(const RolloutRow& row, Ended ended) {
     if (!first && at->second.at <= ended.at) {
         at->second = std::move(ended);
     }
+}
+
+bool Rollouts::is_forgotten(const std::string& uid, Time at) const {
+    const auto found = retried_.find(uid);
+    return found != retried_.end() && at <= found->second;
+}
+
+void Rollouts::forget(const std::string& uid) {
+    const auto of_this = [prefix = uid + " "](const auto& item) {
+        return item.first.starts_with(prefix);
+    };
+    std::erase_if(rejected_, of_this);
+    std::erase_if(tried_, of_this);
+    ended_.erase(uid);
+}
+
+Task<std::vector<OrderResult>> Rollouts::retry(Order order) {
+    const Expected<WorkloadKey> key = WorkloadKey::parse(order.on);
+    const CatalogueEntry* entry = key ? parts_.catalogue.find(*key) : nullptr;
+    OrderResult result{order.on, false, "unknown-workload",
+                       key ? "no such workload is in the cluster" : key.error().text};
+    const WorkloadVerdict verdict = entry != nullptr ? parts_.judge(*entry) : WorkloadVerdict{};
+    const bool failed =
+        verdict.reason == Reason::target_rejected || verdict.reason == Reason::rollout_stalled;
+    if (entry != nullptr && !failed) {
+        result = {key->to_string(), false, "nothing-failed",
+                  "no target is held back because it failed; it is " +
+                      std::string(to_string(verdict.reason)) + ": " + verdict.sentence};
+    } else if (entry != nullptr) {
+        result = {
+            key->to_string(), true, order.dry_run ? "would-retry" : "retried",
+            "what failed counts no longer; gates and pacing hold. It was: " + verdict.sentence};
+    }
+    if (result.ok && !order.dry_run) {
+        const std::string uid = entry->object.uid;
+        const Time now = parts_.clock.now();
+        retried_[uid] = now;
+        forget(uid);
+        const Json json(
+            json_pack("{s:s,s:s}", "at", format_time(now).c_str(), "author", order.author.c_str()));
+        parts_.ledger.put(DocumentRow{kRetry, uid, dump_json(json.get())});
+        Entry told;
+        told.at = now;
+        told.kind = EntryKind::ordered;
+        told.code = "retried";
+        told.workload = key->to_string();
+        told.uid = uid;
+        told.cause = order.author;
+        told.text = order.reason.empty() ? verdict.sentence : order.reason;
+        parts_.ledger.append(std::move(told));
+        parts_.reconsider(*key);
+        const Expected<void> kept = co_await parts_.ledger.durable();
+        if (!kept) {
+            result = {key->to_string(), false, "ledger",
+                      "it holds, but is not on disk yet: " + kept.error().text};
+        }
+    }
+    std::vector<OrderResult> results;
+    results.push_back(std::move(result));
+    co_return results;
 }
 
 bool Rollouts::wrote(const std::string& uid, const std::string& container,
@@ -399,16 +467,10 @@ std::vector<ClosedGate> Rollouts::own_gates(const WorkloadKey& key,
     }
     const std::vector<ClosedGate> plan = parts_.gates.closed(key);
     closed.insert(closed.end(), plan.begin(), plan.end());
-    if (verdict.settings.approvals.parsed > 0) {
-        closed.push_back({Gate::awaiting_approval, std::nullopt,
-                          "keel.sh/approvals is " + verdict.settings.approvals.value + " (" +
-                              verdict.settings.approvals.layer +
-                              "), and this version takes no votes: restart it by hand, or take "
-                              "the setting away"});
-    }
-    if (verdict.needs_approval) {
-        closed.push_back({Gate::awaiting_approval, std::nullopt,
-                          "the target is older than what runs, and reverts is ask"});
+    if (const CatalogueEntry* entry = parts_.catalogue.find(key)) {
+        if (std::optional<ClosedGate> votes = parts_.approvals.gate(entry->object, verdict)) {
+            closed.push_back(std::move(*votes));
+        }
     }
     if (const std::string why = parts_.phase_closed ? parts_.phase_closed(key.ns) : "";
         !why.empty()) {
@@ -707,6 +769,9 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
             end(rollout, "superseded", "not-due", "it is not due any more");
             co_return false;
         }
+        if (may_write()) {
+            parts_.approvals.ask(*object(rollout), rollout->verdict);
+        }
         if (Steady::now() < rollout->not_before) {
             co_await rollout->changed.wait_until(rollout->not_before);
             continue;
@@ -980,7 +1045,8 @@ Task<void> Rollouts::verify(Handle rollout) {
     }
     // The deadline itself runs on the monotonic clock; what is left of it after a restart comes
     // from the wall clock.
-    const Steady::time_point deadline = Steady::now() + (row.deadline - parts_.clock.now());
+    Steady::time_point deadline = Steady::now() + (row.deadline - parts_.clock.now());
+    bool came = false;
     if (row.state != "verifying") {
         enter(rollout, "verifying");
         parts_.ledger.put(row);
@@ -1006,6 +1072,16 @@ Task<void> Rollouts::verify(Handle rollout) {
             co_return;
         }
         const bool arrived = workload->generation >= row.generation && workload->rolled_out();
+        // Pods that were there have pulled, and a Deployment that was complete once has no deadline
+        // of its own any more: what crashes after its one moment would be waited for in vain.
+        const bool complete =
+            workload->was_complete && workload->observed_generation >= row.generation;
+        if (!came && (arrived || complete)) {
+            came = true;
+            const Steady::time_point most =
+                Steady::now() + std::chrono::seconds(workload->progress_deadline);
+            deadline = std::min(deadline, most);
+        }
         const bool late =
             Steady::now() >= deadline ||
             (workload->deadline_exceeded && workload->observed_generation >= row.generation);
@@ -1015,7 +1091,7 @@ Task<void> Rollouts::verify(Handle rollout) {
         }
         if (arrived || late) {
             const Expected<Finding> finding = co_await look_at_pods(rollout, late);
-            if (finding && conclude(rollout, *finding, late)) {
+            if (finding && is_steady(rollout, *finding) && conclude(rollout, *finding, late)) {
                 co_return;
             }
             wake = Steady::now() + kPodInterval;
@@ -1053,6 +1129,21 @@ Task<Expected<Finding>> Rollouts::look_at_pods(Handle rollout, bool at_deadline)
         return parts_.registry.known_content(digest);
     };
     co_return inspect(pods->updated, provable(rollout->targets), platforms, content, at_deadline);
+}
+
+// R3: once is not enough for pods that are well; anything else is taken as it is seen.
+bool Rollouts::is_steady(const Handle& rollout, const Finding& finding) const {
+    constexpr int kCrashed = 5;
+    if (finding.arrival != Arrival::proven) {
+        rollout->well.reset();
+        return true;
+    }
+    if (!rollout->well || rollout->restarts != finding.restarts) {
+        rollout->well = Steady::now();
+        rollout->restarts = finding.restarts;
+    }
+    const int times = finding.restarts > 0 ? kCrashed : 1;
+    return Steady::now() - *rollout->well >= parts_.steady * times;
 }
 
 // What is seen while verifying decides (design.md 5). True: ended.
@@ -1133,7 +1224,7 @@ bool Rollouts::still_due(const Handle& rollout) {
 bool Rollouts::still_the_same(const Handle& rollout) {
     const std::vector<Target> before = rollout->targets;
     return still_due(rollout) && same_write(rollout->targets, before) &&
-           !rollout->verdict.needs_approval && rollout->verdict.settings.approvals.parsed == 0;
+           !parts_.approvals.gate(*object(rollout), rollout->verdict);
 }
 
 const Workload* Rollouts::object(const Handle& rollout) const {
@@ -1222,6 +1313,9 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
         log(rollout, EntryKind::outcome, state, reason + ": " + text);
         remember(row, ended_from(row, rollout->targets));
         parts_.gates.ended(row);
+        if (state != "superseded") {
+            parts_.approvals.used(row.uid, rollout->targets);
+        }
         metrics_.done += state == "done" ? 1 : 0;
         metrics_.failed += state == "failed" ? 1 : 0;
         metrics_.superseded += state == "superseded" ? 1 : 0;

@@ -28,6 +28,7 @@
 #include "keeld/loop.h"
 #include "keeld/policy/judge.h"
 #include "keeld/registry/registry.h"
+#include "keeld/rollout/approvals.h"
 #include "keeld/rollout/gates.h"
 #include "keeld/rollout/outcome.h"
 #include "keeld/rollout/pacing.h"
@@ -50,6 +51,7 @@ class Rollouts {
         Ledger& ledger;
         Lease& lease;
         Gates& gates;
+        Approvals& approvals;
         std::function<WorkloadVerdict(const CatalogueEntry&)> judge;
         // A fresh look at a tag right now, recorded like any other; joins one that is under way.
         std::function<Task<Expected<Answer>>(Tag)> look_up;
@@ -60,6 +62,9 @@ class Rollouts {
         std::function<void(const WorkloadKey&)> reconsider;
         // Why nothing may start in the namespace's phase; empty: something may. May be null.
         std::function<std::string(const std::string&)> phase_closed{};
+        // For how long new pods have to be seen well before they prove anything: what crashes at
+        // once is ready for a moment, too. Five times that where one was restarted before.
+        Steady::duration steady = std::chrono::seconds(2);
     };
 
     explicit Rollouts(Parts parts);
@@ -104,6 +109,9 @@ class Rollouts {
     // The action approve on "group/NAME": lets a group that is larger than pacing allows go to what
     // it is due for now, once.
     [[nodiscard]] Task<std::vector<OrderResult>> let_group_go(Order order);
+    // The action retry on KIND/NAMESPACE/NAME: what failed on this workload so far counts no
+    // longer, so that the same target may be due again.
+    [[nodiscard]] Task<std::vector<OrderResult>> retry(Order order);
     // The rollout that is under way or waits, if any.
     [[nodiscard]] std::optional<RolloutRow> active(const WorkloadKey& key) const;
     [[nodiscard]] std::vector<RolloutRow> all_active() const;
@@ -135,10 +143,12 @@ class Rollouts {
         WorkloadVerdict verdict;  // the newest one, while waiting
         bool recovered =
             false;  // the object may have been written, or may have changed, since the intent
-        Steady::time_point not_before{};  // the gate that counts could not be asked
-        bool place = false;               // counted by pacing at row.intended
-        bool running = false;             // past waiting: counts as one of `concurrent`
-        std::shared_ptr<Batch> batch;     // while it runs with others of its group
+        std::optional<Steady::time_point> well{};  // since when all its new pods are,
+        int restarts = 0;                          // at that many restarts
+        Steady::time_point not_before{};           // the gate that counts could not be asked
+        bool place = false;                        // counted by pacing at row.intended
+        bool running = false;                      // past waiting: counts as one of `concurrent`
+        std::shared_ptr<Batch> batch;              // while it runs with others of its group
         Signal changed;
     };
     using Handle = std::shared_ptr<Active>;
@@ -173,6 +183,7 @@ class Rollouts {
     Task<Applied> look_whether_applied(Handle rollout);
     Task<void> verify(Handle rollout);
     Task<Expected<Finding>> look_at_pods(Handle rollout, bool at_deadline);
+    bool is_steady(const Handle& rollout, const Finding& finding) const;
     bool conclude(const Handle& rollout, const Finding& finding, bool at_deadline);
     [[nodiscard]] bool still_due(const Handle& rollout);
     [[nodiscard]] bool still_the_same(const Handle& rollout);
@@ -192,6 +203,7 @@ class Rollouts {
     Pacing pacing_;
     std::map<WorkloadKey, Handle> active_;
     std::map<std::string, std::string> rejected_;  // "uid tag digest" → why
+    std::map<std::string, Time> retried_;          // by UID: what ended by then counts no longer
     std::map<std::pair<std::string, std::string>, std::string>
         written_;  // UID and container → the image that was written last
     struct Ended {
@@ -204,6 +216,8 @@ class Rollouts {
     };
     static Ended ended_from(const RolloutRow& row, std::vector<Target> targets);
     void remember(const RolloutRow& row, Ended ended);
+    [[nodiscard]] bool is_forgotten(const std::string& uid, Time at) const;
+    void forget(const std::string& uid);
     std::map<std::string, Ended> ended_;  // uid → the newest that was written
     // Images that arrived, or did not, by uid, container, tag and digest → what was written. Who
     // sets one back meant it: it is not written again, however long ago it was.

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 
+#include "keeld/json.h"
+#include "unit/keeld/samples.h"
+
 namespace keel {
 namespace {
 
@@ -162,6 +165,19 @@ TEST_F(BudgetTest, D6_WhatACacheTellsCountsToo) {
     EXPECT_EQ(refused().retry_after, seconds(30));
 }
 
+TEST_F(BudgetTest, D6_WhatOneCacheToldLongAgoHidesNothingThatAnotherTellsNow) {
+    RegistryNotice notice;
+    notice.registry = "docker.io";
+    notice.limit = notice.remaining = RateLimit{100, 21'600};
+    notice.remaining->count = 25;
+    budget.note("cache-a", notice);
+    now += seconds(216);
+    EXPECT_TRUE(admit()) << "one is back";
+    notice.remaining->count = 24;
+    budget.note("cache-b", notice);
+    EXPECT_EQ(refused().retry_after, seconds(432));
+}
+
 // --- what keeld.yaml allows ---
 
 TEST_F(BudgetTest, D6_NeverMoreThanConfiguredInAnyStretch) {
@@ -304,6 +320,68 @@ TEST_F(BudgetTest, TellsWhatItDoes) {
     EXPECT_EQ(told.waits, "rate-limited");
     EXPECT_EQ(told.wait, seconds(17));
     EXPECT_NE(told.waits_text.find("answered 429; Retry-After: 17"), std::string::npos);
+}
+
+// --- what a cache's status tells ---
+
+std::vector<RegistryNotice> notices(const std::string& registries) {
+    const Json status = parse_json("{\"registries\":" + registries + "}");
+    return notices_of(status.get(), test::at(0));
+}
+
+TEST(Notices, D6_LimitsAndRetryAfterAreRead) {
+    const auto all = notices(R"({"docker.io": {
+        "rate_limit": {"limit": 100, "remaining": 76, "window": 21600, "source": "192.0.2.7",
+                       "at": ")" +
+                             format_time(test::at(-30)) + R"("},
+        "retry_at": ")" + format_time(test::at(17)) +
+                             R"("}})");
+    ASSERT_EQ(all.size(), 1U);
+    EXPECT_EQ(all[0].registry, "docker.io");
+    EXPECT_EQ(all[0].limit, (RateLimit{100, 21'600}));
+    EXPECT_EQ(all[0].remaining, (RateLimit{76, 21'600}));
+    EXPECT_EQ(all[0].source, "192.0.2.7");
+    EXPECT_EQ(all[0].age, seconds(30));
+    EXPECT_EQ(all[0].retry_after, seconds(17));
+}
+
+TEST(Notices, WhatIsNotSaidOrPastIsNothing) {
+    const auto all = notices(R"({"ghcr.io": {"rate_limit": null, "retry_at": null},
+        "quay.io": {"rate_limit": {"limit": null, "remaining": 0, "window": null,
+                                   "at": ")" +
+                             format_time(test::at(30)) + R"("},
+                    "retry_at": ")" +
+                             format_time(test::at(-1)) + R"("}})");
+    ASSERT_EQ(all.size(), 2U);
+    EXPECT_EQ(all[0].registry, "ghcr.io");
+    EXPECT_EQ(all[0].limit, std::nullopt);
+    EXPECT_EQ(all[0].remaining, std::nullopt);
+    EXPECT_EQ(all[0].source, "");
+    EXPECT_EQ(all[0].retry_after, seconds(0));
+    EXPECT_EQ(all[1].limit, std::nullopt);
+    EXPECT_EQ(all[1].remaining, (RateLimit{0, 0})) << "none left is not the same as not said";
+    EXPECT_EQ(all[1].age, seconds(0)) << "a cache's clock may be ahead";
+    EXPECT_EQ(all[1].retry_after, seconds(0));
+}
+
+TEST(Notices, WhatIsMalformedIsNothing) {
+    const auto all = notices(R"({"a": {"rate_limit": {"limit": -1, "remaining": "76",
+                                                      "window": -5, "at": "soon"},
+                                      "retry_at": 17},
+                                "b": 5,
+                                "c": {"rate_limit": {"limit": 1, "window": 9999999999999}}})");
+    ASSERT_EQ(all.size(), 3U);
+    EXPECT_EQ(all[0].limit, std::nullopt);
+    EXPECT_EQ(all[0].remaining, std::nullopt);
+    EXPECT_EQ(all[0].age, seconds(0));
+    EXPECT_EQ(all[0].retry_after, seconds(0));
+    EXPECT_EQ(all[1].limit, std::nullopt);
+    ASSERT_TRUE(all[2].limit);
+    EXPECT_EQ(std::chrono::seconds(all[2].limit->window), hours(365 * 24)) << "a year at most";
+    for (const char* const none : {"null", "[]", "5", "{}"}) {
+        EXPECT_TRUE(notices(none).empty()) << none;
+    }
+    EXPECT_TRUE(notices_of(nullptr, test::at(0)).empty());
 }
 
 TEST(RetryAfter, AllFormsOfHttp) {

@@ -77,6 +77,7 @@ TEST(ClusterObjectsTest, Deployment) {
     EXPECT_EQ(web.current, 4);
     EXPECT_TRUE(web.paused);
     EXPECT_TRUE(web.deadline_exceeded);
+    EXPECT_FALSE(web.was_complete);
     EXPECT_EQ(web.progress_deadline, 120);
     EXPECT_EQ(web.revision, "7");
     EXPECT_FALSE(web.rolled_out());

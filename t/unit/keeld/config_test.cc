@@ -225,7 +225,7 @@ TEST_F(ConfigTest, E2_UnknownKeysNameTheNearestOne) {
 
 TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
     for (const std::string key :
-         {"auth", "webhooks", "checks", "watch", "notify", "hooks", "stamp", "coexist"}) {
+         {"auth", "webhooks", "checks", "watch", "notify", "hooks", "coexist"}) {
         expect_error(kCluster + key + ": {}\n",
                      "keeld.yaml:2: " + key + ": not supported by this version; take it out");
     }
@@ -312,7 +312,7 @@ TEST_F(ConfigTest, E2_BadYamlNamesItsLine) {
     EXPECT_EQ(bad("- a\n"),
               "keeld.yaml:1: is not a mapping; expected mode, timeZone, listen, ledger, "
               "kubernetes, caches, events, registries, enrolment, defaults, pacing, "
-              "breaker, windows, phases, groups, priorities, stateful, settings, cap "
+              "breaker, windows, phases, groups, priorities, stateful, stamp, settings, cap "
               "below it\n"
               "keeld.yaml: nothing to look at: neither caches nor registries nor "
               "kubernetes are there\n");

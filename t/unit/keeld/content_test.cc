@@ -92,6 +92,23 @@ TEST(ContentManifest, ARecordReadsBackAsItWas) {
     EXPECT_FALSE(Content::from_json("?"));
 }
 
+// One that was stored before the platform was read of its config is not for any platform.
+TEST(ContentManifest, V4_ARecordWithoutAPlatformIsReadAgain) {
+    const std::string manifest = R"({"config":{"digest":")" + digest('c').to_string() + "\"}}";
+    Content content = *Content::from_manifest(digest('a'), kOciImage, manifest);
+    EXPECT_FALSE(content.tells_platform());
+    EXPECT_FALSE(Content::from_json(content.to_json())->tells_platform());
+    content.platforms[0].created = Time{};
+    EXPECT_TRUE(content.tells_platform()) << "it was read, and does not say";
+    const std::string now = content.to_json();
+    EXPECT_EQ(Content::from_json(now)->platforms[0].created, Time{});
+    EXPECT_TRUE(Content::from_json(now)->tells_platform());
+    std::string before = now;
+    before.replace(before.find("null"), 4, R"("")");
+    EXPECT_FALSE(Content::from_json(before)->platforms[0].created);
+    EXPECT_FALSE(Content::from_json(before)->tells_platform());
+}
+
 TEST(ContentManifest, APullChoosesItsOwnPlatform) {
     const Content content = index('a', {{"linux/amd64", digest('1'), {}},
                                         {"linux/arm/v6", digest('2'), {}},

@@ -353,6 +353,32 @@ TEST_F(FeedTest, AnEventDuringAResyncSkipsNothing) {
     EXPECT_EQ(cache().seq, 60U);
 }
 
+TEST_F(FeedTest, AnEntryThatCannotBeReadCostsOnlyItselfAndIsTold) {
+    script = [](const std::string& line, const std::string&) {
+        if (line.find("since=2") != std::string::npos) {
+            return page(kEpoch, 9, {state(7, 'c', "three")}, std::nullopt);
+        }
+        Reply reply = page(kEpoch, 9, {state(1, 'a', "one"), state(2, 'b', "two")}, 2);
+        const std::string good = digest('a').to_string();
+        reply.body.replace(reply.body.find(good), good.size(), "sha999:a");
+        reply.body.replace(reply.body.find("\"tags\":["), 8, "\"tags\":[{},");
+        return reply;
+    };
+    run();
+    ASSERT_TRUE(until([this] { return cache().resyncs == 1; }));
+    EXPECT_EQ(told(), "two=b three=c");
+    EXPECT_EQ(cache().problem, "");
+    EXPECT_EQ(cache().left_out, 2U);
+    EXPECT_NE(cache().unreadable.find("read: 2;"), std::string::npos) << cache().unreadable;
+    // Told again in a way that can be read: one is left.
+    ASSERT_TRUE(receive({state(10, 'd', "one")}));
+    EXPECT_NE(cache().unreadable.find("read: 1;"), std::string::npos) << cache().unreadable;
+    EXPECT_EQ(cache().left_out, 2U);
+    // Another table.
+    ASSERT_TRUE(receive({state(1, 'd', "one", kOtherEpoch)}));
+    EXPECT_EQ(cache().unreadable, "");
+}
+
 struct BadTable {
     const char* name;
     Reply reply;
@@ -374,18 +400,13 @@ TEST_P(FeedBadTable, IsAProblemAndNoEndlessLoop) {
     EXPECT_EQ(told(), "1.27=a");
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, FeedBadTable,
-    testing::Values(
-        BadTable{"NotTheApi", {"404 Not Found", "", "<html>"}},
-        BadTable{"NoJson", {"200 OK", "", "<html>"}}, BadTable{"NoTags", {"200 OK", "", "{}"}},
-        BadTable{"Gone", {"410 Gone", "", "{}"}},
-        BadTable{"NextDoesNotAdvance", page(kEpoch, 9, {}, 0)},
-        BadTable{
-            "ATagThatIsNone",
-            {"200 OK", "",
-             R"({"epoch":"5f0c0123456789abcdef0123456789ab","seq":"1","tags":[{}],"next":null})"}}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, FeedBadTable,
+                         testing::Values(BadTable{"NotTheApi", {"404 Not Found", "", "<html>"}},
+                                         BadTable{"NoJson", {"200 OK", "", "<html>"}},
+                                         BadTable{"NoTags", {"200 OK", "", "{}"}},
+                                         BadTable{"Gone", {"410 Gone", "", "{}"}},
+                                         BadTable{"NextDoesNotAdvance", page(kEpoch, 9, {}, 0)}),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_F(FeedTest, D6_WhatTrafficAskedForIsReadFromWhereItWasLeft) {
     std::map<std::string, Time> seen;
@@ -420,6 +441,35 @@ TEST_F(FeedTest, D6_WhatTrafficAskedForIsReadFromWhereItWasLeft) {
     script = [](const std::string&, const std::string&) { return Reply{"500 Oops", "", ""}; };
     read();
     EXPECT_EQ(cache().seen_since, at(3)) << "asked for again from there";
+}
+
+TEST_F(FeedTest, AnEntryOfTrafficThatCannotBeReadCostsOnlyItselfAndIsTold) {
+    std::map<std::string, Time> seen;
+    std::string last_seen = "yesterday";
+    run();
+    ASSERT_TRUE(until([this] { return cache().resyncs == 1; }));
+    script = [&](const std::string&, const std::string&) {
+        return Reply{"200 OK", "Content-Type: application/json\r\n",
+                     R"({"epoch": "e", "seq": "7", "tags": [{"tag": ")" +
+                         test::tag("one").to_string() + R"(", "last_seen": ")" + last_seen +
+                         R"("}, {"tag": ")" + test::tag("two").to_string() +
+                         R"(", "last_seen": ")" + format_time(at(-20)) + R"("}], "next": null})"};
+    };
+    const auto read = [&] {
+        test::await(loop,
+                    feed->read_traffic([&](const Tag& tag, Time when) { seen[tag.name] = when; }));
+    };
+    read();
+    EXPECT_EQ(seen, (std::map<std::string, Time>{{"two", at(-20)}}));
+    EXPECT_EQ(cache().problem, "");
+    EXPECT_EQ(cache().left_out, 1U);
+    EXPECT_NE(cache().unreadable.find("one: last_seen: not a time"), std::string::npos)
+        << cache().unreadable;
+    last_seen = format_time(at(-10));
+    read();
+    EXPECT_EQ(seen["one"], at(-10));
+    EXPECT_EQ(cache().unreadable, "");
+    EXPECT_EQ(cache().left_out, 1U);
 }
 
 }  // namespace

@@ -59,6 +59,11 @@ class World {
                                         ManifestKind::index,
                                         {{"linux/amd64", digest(config), digest(config), Time{}}}};
     }
+    // The digest is an image without an index; "": its config, which names the platform, is unread.
+    void know_image(char hex, const std::string& platform) {
+        contents[digest(hex)] = Content{
+            digest(hex), ManifestKind::image, {{platform, digest(hex), digest(hex), std::nullopt}}};
+    }
     Container& app() { return workload.containers.front(); }
 
     WorkloadVerdict judge() {
@@ -326,6 +331,30 @@ INSTANTIATE_TEST_SUITE_P(
              [](World& w) {
                  w.contents.erase(digest('a'));
                  w.failures[digest('a')] = Error{"not-found", "answered 404"};
+             },
+             Reason::digest_moved},
+        Case{"V4_AnImageWhosePlatformIsUnread", [](World& w) { w.know_image('b', ""); },
+             Reason::no_answer},
+        Case{"V4_AnImageWhosePlatformIsNotToBeHad",
+             [](World& w) {
+                 w.know_image('b', "");
+                 w.failures[digest('b')] = Error{"unavailable", "answered 500"};
+             },
+             Reason::target_not_pullable},
+        Case{"AnImageThatDoesNotSayForWhat",
+             [](World& w) {
+                 w.know_image('b', "");
+                 w.contents[digest('b')].platforms[0].created = Time{};
+             },
+             Reason::digest_moved},
+        Case{"AnImageForItsPlatform", [](World& w) { w.know_image('b', "linux/amd64"); },
+             Reason::digest_moved},
+        Case{"V2_AnImageForAnotherPlatform", [](World& w) { w.know_image('b', "linux/arm64"); },
+             Reason::target_not_pullable},
+        Case{"AnImageMarkedForAnotherPlatformLikeTheOneThatRuns",
+             [](World& w) {
+                 w.know_image('a', "linux/arm64");
+                 w.know_image('b', "linux/arm64");
              },
              Reason::digest_moved},
         Case{"NothingForThePlatform",

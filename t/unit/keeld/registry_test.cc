@@ -452,33 +452,30 @@ TEST_F(RegistryTest, OnlyTheWantedPlatformsAreFetched) {
     EXPECT_EQ(peer.asked.size(), 3U);
 }
 
-TEST_F(RegistryTest, TellsWhenAnImageWasMade) {
+// An index names its platforms; an image without one does in its config, which is read for that.
+TEST_F(RegistryTest, TellsWhenAnImageWasMadeAndForWhat) {
     through_cache();
-    const std::string config = R"({"created":"2026-11-20T10:00:00.5Z","os":"linux"})";
+    const std::string config =
+        R"({"created":"2026-11-20T10:00:00.5Z","os":"linux","architecture":"arm64"})";
     const Digest config_digest = digest_of(Digest::Algorithm::sha256, config);
     const std::string image = R"({"config":{"digest":")" + config_digest.to_string() + "\"}}";
-    std::string served = config;
+    std::string served = R"({"created":"1999-01-01T00:00:00Z"})";
     script = [&](const std::string& line, const std::string&) {
         if (line.find("/blobs/" + config_digest.to_string()) != std::string::npos) {
             return Reply{"200 OK", "", served};
         }
         return manifest(kImageType, 'a', image);
     };
-    ASSERT_TRUE(content(of(image)));
-    EXPECT_EQ(peer.asked.size(), 1U) << "only where somebody wants to know";
-    EXPECT_FALSE(content(of(image))->platforms.front().created);
-
-    served = R"({"created":"1999-01-01T00:00:00Z"})";
-    const auto made = [&] {
-        return test::await(loop, registry.content(tag(), of(image), {"linux/amd64"}, true));
-    };
-    EXPECT_EQ(made().error().code, "digest-mismatch") << "what nobody vouches for";
+    EXPECT_EQ(content(of(image)).error().code, "digest-mismatch") << "what nobody vouches for";
+    EXPECT_EQ(peer.asked.size(), 2U);
+    EXPECT_FALSE(registry.known_content(of(image))->tells_platform());
     served = config;
-    const auto read = made();
+    const auto read = content(of(image), {"linux/amd64"});
     ASSERT_TRUE(read) << read.error().text;
     EXPECT_EQ(read->platforms.front().created, parse_time("2026-11-20T10:00:00.5Z"));
+    EXPECT_EQ(read->platforms.front().platform, "linux/arm64");
     EXPECT_EQ(peer.asked.size(), 3U);
-    ASSERT_TRUE(made());
+    ASSERT_TRUE(content(of(image)));
     EXPECT_EQ(peer.asked.size(), 3U) << "asked once";
 
     ASSERT_TRUE(test::await(loop, ledger->durable()));
@@ -486,6 +483,28 @@ TEST_F(RegistryTest, TellsWhenAnImageWasMade) {
     const Content* known = after_restart.known_content(of(image));
     ASSERT_NE(known, nullptr);
     EXPECT_EQ(known->platforms.front().created, read->platforms.front().created);
+    EXPECT_EQ(known->platforms.front().platform, "linux/arm64");
+}
+
+TEST_F(RegistryTest, TheAgeOfAnIndexIsReadOnlyWhereItIsAskedFor) {
+    through_cache();
+    const std::string made = R"({"created":"2026-11-20T10:00:00Z"})";
+    const Digest made_digest = digest_of(Digest::Algorithm::sha256, made);
+    const std::string child = R"({"config":{"digest":")" + made_digest.to_string() + "\"}}";
+    const std::string index = R"({"manifests":[{"digest":")" + of(child).to_string() +
+                              R"(","platform":{"os":"linux","architecture":"amd64"}}]})";
+    script = [&](const std::string& line, const std::string&) {
+        if (line.find("/blobs/") != std::string::npos) return Reply{"200 OK", "", made};
+        if (line.find(of(child).to_string()) != std::string::npos) {
+            return manifest(kImageType, 'a', child);
+        }
+        return manifest(kIndexType, 'a', index);
+    };
+    EXPECT_FALSE(content(of(index))->platforms.front().created);
+    EXPECT_EQ(peer.asked.size(), 2U);
+    const auto read = test::await(loop, registry.content(tag(), of(index), {"linux/amd64"}, true));
+    EXPECT_EQ(read->platforms.front().created, parse_time("2026-11-20T10:00:00Z"));
+    EXPECT_EQ(peer.asked.size(), 3U);
 }
 
 TEST(CreatedOf, SaysWhatTheConfigSays) {

@@ -49,9 +49,11 @@ struct Object {
     int version = 1;
     int generation = 1;
     int observed = 1;
-    char runs = 'a';       // all of its pods
-    bool ready = true;     // they are
-    bool replaces = true;  // its controller replaces the pods when the template changes
+    char runs = 'a';        // all of its pods
+    bool ready = true;      // they are
+    bool replaces = true;   // its controller replaces the pods when the template changes
+    bool complete = false;  // its condition says that all new pods were there, once
+    int progress_deadline = 600;
 };
 
 class RolloutsTest : public testing::Test {
@@ -67,7 +69,7 @@ class RolloutsTest : public testing::Test {
         // Nothing hashes to digests such as these, so that no registry could be believed.
         for (const char hex : {'a', 'b', 'c'}) {
             const Content content{
-                digest(hex), ManifestKind::image, {{"", digest(hex), digest(hex)}}};
+                digest(hex), ManifestKind::image, {{"linux/amd64", digest(hex), digest(hex)}}};
             ledger->put(ContentRow{digest(hex).to_string(), content.to_json()});
         }
         EXPECT_TRUE(test::await(loop, ledger->durable()));
@@ -94,6 +96,27 @@ class RolloutsTest : public testing::Test {
     static Task<Expected<Schedule::Names>> no_list(Tag tag) {
         co_return fail("not-found", tag.repository + " lists no tags");
     }
+    // As Daemon gives them.
+    Rollouts::Parts parts() {
+        return Rollouts::Parts{loop,
+                               config,
+                               clock,
+                               catalogue,
+                               tags,
+                               registry,
+                               *pods,
+                               *cluster,
+                               *ledger,
+                               *lease,
+                               *gates,
+                               *approvals,
+                               [this](const CatalogueEntry& entry) { return verdict(entry); },
+                               [this](Tag one) { return observations.look_up(std::move(one)); },
+                               [this](const Tag&) { return holds_known; },
+                               [this](const WorkloadKey& key) { planner->reconsider(key); },
+                               {},
+                               steady};
+    }
     // As Daemon wires it.
     void start() {
         ClusterAccess access;
@@ -118,12 +141,9 @@ class RolloutsTest : public testing::Test {
                                         LeaseOptions{"keel", "keeld", "me", ledger->id()});
         gates = std::make_unique<Gates>(Gates::Parts{config, clock, catalogue, *ledger});
         gates->on_move([this] { rollouts->wake_waiting(); });
-        rollouts = std::make_unique<Rollouts>(Rollouts::Parts{
-            loop, config, clock, catalogue, tags, registry, *pods, *cluster, *ledger, *lease,
-            *gates, [this](const CatalogueEntry& entry) { return verdict(entry); },
-            [this](Tag one) { return observations.look_up(std::move(one)); },
-            [this](const Tag&) { return holds_known; },
-            [this](const WorkloadKey& key) { planner->reconsider(key); }});
+        approvals = std::make_unique<Approvals>(Approvals::Parts{clock, *ledger});
+        approvals->on_move([this] { rollouts->wake_waiting(); });
+        rollouts = std::make_unique<Rollouts>(parts());
         pointer = rollouts.get();
         const auto spawn = [this](Task<void> task) {
             asio::co_spawn(loop, std::move(task), asio::detached);
@@ -217,9 +237,63 @@ class RolloutsTest : public testing::Test {
     [[nodiscard]] bool ordered(const std::string& action, const std::string& on) {
         return test::await(loop, gates->order(by_alice(action, on))).front().ok;
     }
+    // Its pods crash on the digest that its tag moves to: the rollout fails on its content.
+    void crashes_on(const std::string& name, char hex) {
+        config.defaults.deadline = Millis{200};
+        add(name);
+        objects[name].replaces = false;
+        start();
+        moves(name, hex);
+        ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+        objects[name].ready = false;
+        objects[name].observed = objects[name].generation;
+        objects[name].runs = hex;
+        ++objects[name].version;
+        sync(name);
+        ASSERT_TRUE(until([this] { return ended("failed"); }));
+    }
+    // Old content again, as after a rollback by hand.
+    void goes_back(const std::string& name) {
+        objects[name].ready = true;
+        objects[name].runs = 'a';
+        ++objects[name].version;
+        ++objects[name].generation;
+        objects[name].observed = objects[name].generation;
+        sync(name);
+        ASSERT_TRUE(until([&] {
+            const CatalogueEntry& entry = *catalogue.find(key(name));
+            return entry.running.usable() &&
+                   planner->verdict(entry).reason == Reason::target_rejected;
+        }));
+    }
+    OrderResult retried(const std::string& name, bool dry_run = false) {
+        Order order = by_alice("retry", key(name).to_string());
+        order.dry_run = dry_run;
+        return test::await(loop, rollouts->retry(std::move(order))).front();
+    }
     [[nodiscard]] bool waits_for(const std::string& name, Gate gate) {
         const auto active = rollouts->active(key(name));
         return active && active->state == "waiting" && active->reason == to_string(gate);
+    }
+
+    // --- votes ---
+    void wants_votes(int votes) {
+        Namespace shop = test::enrolled("shop");
+        shop.annotations["keel.sh/approvals"] = std::to_string(votes);
+        catalogue.upsert(std::move(shop));
+    }
+    [[nodiscard]] const Approval* waiting_approval(const std::string& name) const {
+        for (const auto& [id, one] : approvals->all()) {
+            if (one.archived == Time{} && one.workload == key(name).to_string()) return &one;
+        }
+        return nullptr;
+    }
+    [[nodiscard]] std::string asked_for(const std::string& name) const {
+        const Approval* one = waiting_approval(name);
+        return one != nullptr ? one->digest : "";
+    }
+    [[nodiscard]] bool voted(const std::string& action, const std::string& on) {
+        return test::await(loop, approvals->order(by_alice(action, on))).front().ok;
     }
 
     // Says what keeld says is wrong where it does not come true.
@@ -352,6 +426,7 @@ class RolloutsTest : public testing::Test {
                                  number + R"("},)" + owner("Deployment", "uid-" + name) + "}}");
                 }
             } else if (path.ends_with("/pods")) {
+                ++pod_looks;
                 for (const char* number : {"1", "2"}) {
                     add_item(
                         items,
@@ -381,14 +456,19 @@ class RolloutsTest : public testing::Test {
         const std::string count = std::to_string(updated);
         return R"({"metadata":{"name":")" + name + R"(","namespace":"shop","uid":"uid-)" + name +
                R"(","resourceVersion":")" + std::to_string(one.version) + R"(","generation":)" +
-               number + R"(},"spec":{"replicas":2,"selector":{"matchLabels":{"app":")" + name +
-               R"("}},"template":{"metadata":{"annotations":{")" + kKey + R"(":")" + one.marker +
-               R"("}},"spec":{)" + (volume.empty() ? "" : volume + ",") +
+               number + R"(},"spec":{"replicas":2,"progressDeadlineSeconds":)" +
+               std::to_string(one.progress_deadline) + R"(,"selector":{"matchLabels":{"app":")" +
+               name + R"("}},"template":{"metadata":{"annotations":{")" + kKey + R"(":")" +
+               one.marker + R"("}},"spec":{)" + (volume.empty() ? "" : volume + ",") +
                R"("containers":[{"name":"app","image":")" + image_of(name) +
                R"(","imagePullPolicy":"Always"}]}}},"status":{"observedGeneration":)" +
                std::to_string(one.observed) +
                R"(,"replicas":2,"updatedReplicas":2,"readyReplicas":)" + count +
-               R"(,"availableReplicas":)" + count + "}}";
+               R"(,"availableReplicas":)" + count +
+               (one.complete ? R"(,"conditions":[{"type":"Progressing","status":"True",)"
+                               R"("reason":"NewReplicaSetAvailable"}])"
+                             : "") +
+               "}}";
     }
     std::string image_of(const std::string& name) {
         return objects.at(name).image.empty() ? "nginx:" + name : objects.at(name).image;
@@ -480,6 +560,9 @@ class RolloutsTest : public testing::Test {
     std::unique_ptr<Schedule> schedule;
     std::unique_ptr<Lease> lease;
     std::unique_ptr<Gates> gates;
+    std::unique_ptr<Approvals> approvals;
+    std::size_t pod_looks = 0;
+    Steady::duration steady{};  // one look is enough, but where a test says otherwise
     std::unique_ptr<Rollouts> rollouts;
 };
 
@@ -1001,39 +1084,38 @@ TEST_F(RolloutsTest, R6_SomebodyElsesRolloutIsWaitedFor) {
 }
 
 TEST_F(RolloutsTest, R4_WhatCrashesOnTheTargetIsNotTriedAgain) {
-    config.defaults.deadline = Millis{200};
-    add("web");
-    objects["web"].replaces = false;
-    start();
-    moves("web", 'b');
-    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
-    objects["web"].ready = false;
-    objects["web"].observed = objects["web"].generation;
-    objects["web"].runs = 'b';
-    ++objects["web"].version;
-    sync("web");
-    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    crashes_on("web", 'b');
     EXPECT_EQ(newest().reason, "content");
     const Target target{"app", tag("web"), "", digest('b')};
     EXPECT_NE(rollouts->rejected("uid-web", target), nullptr);
     EXPECT_EQ(ledger->rejected().size(), 1U);
     // Old content again (a rollback by hand): the bad one is not rolled out a second time.
-    objects["web"].ready = true;
-    objects["web"].runs = 'a';
-    ++objects["web"].version;
-    ++objects["web"].generation;
-    objects["web"].observed = objects["web"].generation;
-    sync("web");
-    ASSERT_TRUE(until([this] {
-        const CatalogueEntry& entry = *catalogue.find(key("web"));
-        return entry.running.usable() && planner->verdict(entry).reason == Reason::target_rejected;
-    }));
+    goes_back("web");
     EXPECT_EQ(patches.size(), 1U);
     // The next one is.
     objects["web"].replaces = true;
     moves("web", 'c');
     ASSERT_TRUE(until([this] { return ended("done"); }));
     EXPECT_EQ(patches.size(), 2U);
+    EXPECT_EQ(retried("web").code, "nothing-failed");
+}
+
+// The cause was something else, and a person says so: it is due again, over a restart too.
+TEST_F(RolloutsTest, R4_WhatFailedIsTriedAgainOnOrder) {
+    crashes_on("web", 'b');
+    goes_back("web");
+    objects["web"].replaces = true;
+    EXPECT_EQ(retried("web", true).code, "would-retry");
+    const Target target{"app", tag("web"), "", digest('b')};
+    EXPECT_NE(rollouts->rejected("uid-web", target), nullptr);
+    const OrderResult result = retried("web");
+    ASSERT_TRUE(result.ok) << result.text;
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(patches.size(), 2U);
+    ASSERT_EQ(ledger->rejected().size(), 1U) << "the history stays";
+    const Rollouts again(parts());
+    EXPECT_EQ(again.rejected("uid-web", target), nullptr);
+    EXPECT_EQ(retried("nobody").code, "unknown-workload");
 }
 
 TEST_F(RolloutsTest, R4_ATagThatMovesAgainSupersedes) {
@@ -1154,17 +1236,100 @@ TEST_F(RolloutsTest, R6_APauseKeepsBackWhatItNamesUntilSomebodyResumes) {
     EXPECT_FALSE(ordered("pause", "shop"));
 }
 
-TEST_F(RolloutsTest, P6_WhatWantsVotesIsNotRolledWithoutThem) {
+TEST_F(RolloutsTest, P6_AVoteReleasesTheDigestThatItIsForAndNoNewerOne) {
+    wants_votes(1);
     add("web");
     start();
-    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
-    Workload workload = catalogue.find(key("web"))->object;
-    workload.annotations["keel.sh/approvals"] = "1";
-    workload.resource_version = "2";
-    catalogue.upsert(std::move(workload));
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return asked_for("web") == digest('b').to_string(); }));
+    const std::string older = approvals->all().begin()->first;
+    moves("web", 'c');
+    ASSERT_TRUE(until([this] { return asked_for("web") == digest('c').to_string(); }));
+    EXPECT_FALSE(voted("approve", older)) << "nothing waits for it any more";
+    EXPECT_FALSE(voted("approve", key("web").to_string())) << "names no target";
+    EXPECT_TRUE(waits_for("web", Gate::awaiting_approval));
+    EXPECT_TRUE(patches.empty());
+    ASSERT_TRUE(voted("approve", waiting_approval("web")->identifier));
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(objects["web"].runs, 'c');
+    EXPECT_EQ(waiting_approval("web"), nullptr) << "it is used";
+}
+
+// Votes came in time; what was approved moves on between them and the write.
+TEST_F(RolloutsTest, P6_WhatMovedOnAtTheLastMomentWaitsAgain) {
+    wants_votes(1);
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return asked_for("web") == digest('b').to_string(); }));
+    ASSERT_TRUE(ordered("pause", "cluster"));
+    ASSERT_TRUE(voted("approve", waiting_approval("web")->id));
+    answers["web"] = 'c';  // known to nobody before the gate that counts
+    ASSERT_TRUE(ordered("resume", "cluster"));
+    ASSERT_TRUE(until([this] { return asked_for("web") == digest('c').to_string(); }));
+    EXPECT_TRUE(patches.empty());
+}
+
+TEST_F(RolloutsTest, P6_ARejectionStandsUntilItIsTakenBack) {
+    wants_votes(1);
+    add("web");
+    start();
     moves("web", 'b');
     ASSERT_TRUE(until([this] { return waits_for("web", Gate::awaiting_approval); }));
+    ASSERT_TRUE(voted("reject", waiting_approval("web")->id));
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::approval_rejected); }));
+    EXPECT_FALSE(voted("approve", waiting_approval("web")->id));
+    Order undo = by_alice("reject", waiting_approval("web")->id);
+    undo.args = Json(json_pack("{s:b}", "undo", 1));
+    ASSERT_TRUE(test::await(loop, approvals->order(std::move(undo))).front().ok);
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::awaiting_approval); }));
     EXPECT_TRUE(patches.empty());
+    ASSERT_TRUE(voted("approve", waiting_approval("web")->id));
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+}
+
+// A Deployment that was complete for a moment never exceeds its own deadline, and nobody may have
+// seen that moment.
+TEST_F(RolloutsTest, R4_WhatCrashesAfterItsFirstMomentFailsWithinItsDeadline) {
+    add("web");
+    objects["web"].replaces = false;
+    objects["web"].progress_deadline = 1;
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return patches.size() == 1; }));
+    objects["web"].ready = false;
+    objects["web"].complete = true;
+    objects["web"].observed = objects["web"].generation;
+    objects["web"].runs = 'b';
+    ++objects["web"].version;
+    sync("web");
+    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    EXPECT_EQ(newest().reason, "content");
+}
+
+// What crashes at once is ready for a moment, and so for one look.
+TEST_F(RolloutsTest, R3_ReadyForAMomentProvesNothing) {
+    steady = std::chrono::milliseconds(700);
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] {
+        const auto active = rollouts->active(key("web"));
+        return active && active->state == "verifying" && objects["web"].runs == 'b';
+    }));
+    const Steady::time_point seen = Steady::now();
+    for (int crashes = 0; crashes < 2; ++crashes) {
+        const std::size_t looks = pod_looks;
+        objects["web"].ready = true;
+        ASSERT_TRUE(until([&] { return pod_looks > looks; }));
+        EXPECT_FALSE(ended("done"));
+        objects["web"].ready = false;
+        ASSERT_TRUE(until([&] { return pod_looks > looks + 2; }));
+        EXPECT_FALSE(ended("done"));
+    }
+    objects["web"].ready = true;
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_GE(Steady::now() - seen, steady);
 }
 
 TEST_F(RolloutsTest, R6_AWindowIsWaitedForAndItsOpeningIsTold) {
@@ -1355,7 +1520,7 @@ TEST_F(RolloutsTest, R1_TheSameContentIsNoRestart) {
     start();
     // b is another manifest of the same image.
     ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
-    Content same{digest('b'), ManifestKind::image, {{"", digest('b'), digest('a')}}};
+    Content same{digest('b'), ManifestKind::image, {{"linux/amd64", digest('b'), digest('a')}}};
     ledger->put(ContentRow{digest('b').to_string(), same.to_json()});
     ASSERT_TRUE(test::await(loop, ledger->durable()));
     moves("web", 'b');

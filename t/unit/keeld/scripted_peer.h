@@ -15,6 +15,8 @@ struct Reply {
     std::string headers;      // each with its line end
     std::string body;         // not sent to HEAD
     Signal* until = nullptr;  // answered when this is raised
+    // Not zero: its last twelve bytes go out one by one, so long between two.
+    std::chrono::milliseconds trickle{0};
 };
 
 class ScriptedPeer {
@@ -23,7 +25,8 @@ class ScriptedPeer {
     using Script = std::function<Reply(const std::string&, const std::string&)>;
 
     ScriptedPeer(Loop& loop, Script script)
-        : script_(std::move(script)),
+        : loop_(loop),
+          script_(std::move(script)),
           peer_(loop, [this](auto*, Connection connection, int) { return serve(connection); }) {}
 
     [[nodiscard]] std::string url(const std::string& path = "") const { return peer_.url(path); }
@@ -44,10 +47,28 @@ class ScriptedPeer {
             }
             std::string text = answer(reply.status, reply.body, reply.headers);
             if (line.starts_with("HEAD")) text.resize(text.size() - reply.body.size());
+            if (reply.trickle.count() > 0) {
+                co_await trickle(connection, std::move(text), reply.trickle);
+                continue;
+            }
             co_await connection->say(text);
         }
     }
 
+    // The last twelve bytes one by one.
+    Task<void> trickle(Connection connection, std::string text, std::chrono::milliseconds every) {
+        std::string head = text.substr(0, text.size() - 12);
+        co_await connection->say(std::move(head));
+        asio::steady_timer timer(loop_);
+        for (std::size_t at = text.size() - 12; at < text.size(); ++at) {
+            timer.expires_after(every);
+            co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
+            std::string piece = text.substr(at, 1);
+            co_await connection->say(std::move(piece));
+        }
+    }
+
+    Loop& loop_;
     Script script_;
     Peer peer_;  // last: it ends before what its connections use
 };

@@ -67,6 +67,25 @@ TEST_F(WatchesTest, D1_OneThatIsAnsweredIsFine) {
     EXPECT_EQ(watch.schedule, "@every 1h");
 }
 
+TEST_F(WatchesTest, D1_TheyAreCountedAgainAfterAChangeOrAMinute) {
+    WatchCounts counts;
+    const WatchParts parts{config, phases, catalogue, tags, &listings, registry};
+    using Counted = std::map<std::string, std::size_t>;
+    EXPECT_EQ(counts.of(parts, at(0)), (Counted{{"fine", 0}}));
+    EXPECT_EQ(only().state, "fine");  // the workload is there now
+    EXPECT_EQ(counts.of(parts, at(1)), (Counted{{"fine", 1}}));
+    tags.failed(tag(), "why", "denied");
+    EXPECT_EQ(counts.of(parts, at(60)), (Counted{{"fine", 1}})) << "kept for a minute";
+    EXPECT_EQ(counts.of(parts, at(61)), (Counted{{"denied", 1}, {"fine", 0}}));
+    catalogue.remove(workload.key);
+    EXPECT_EQ(counts.of(parts, at(61)), (Counted{{"fine", 0}}));
+    all(61);
+    EXPECT_EQ(counts.of(parts, at(61)), (Counted{{"denied", 1}, {"fine", 0}}));
+    // A clock that was set back counts again too.
+    tags.observe(tag(), digest('b'), ManifestKind::index, at(61), "look-up direct");
+    EXPECT_EQ(counts.of(parts, at(0)), (Counted{{"fine", 1}}));
+}
+
 TEST_F(WatchesTest, D1_NoSuccessfulCheckInThreeIntervals) {
     EXPECT_EQ(only(3 * kHour).state, "fine");
     tags.failed(tag(), "connection refused", "unreachable");
@@ -79,6 +98,19 @@ TEST_F(WatchesTest, D1_NoSuccessfulCheckInThreeIntervals) {
     EXPECT_EQ(only(3 * kHour + 301).state, "fine");
     answered(4 * kHour);
     EXPECT_EQ(only(5 * kHour).state, "fine");
+}
+
+// Half past midnight in Tokyo is 15:30 UTC: the third after 16:00 is 71.5 hours away, where UTC's
+// own half past midnight comes for the third time after 56.5.
+TEST_F(WatchesTest, D1_IntervalsAreCountedInTheZoneOfTheSchedule) {
+    config.time_zone = "Asia/Tokyo";
+    workload.annotations["keel.sh/pollSchedule"] = "0 30 0 * * *";
+    constexpr std::int64_t kFour = 4 * kHour;  // 16:00 UTC
+    answered(kFour);
+    EXPECT_EQ(only(kFour + 71 * kHour).state, "fine");
+    EXPECT_EQ(only(kFour + 72 * kHour).state, "stale");
+    config.time_zone = "UTC";
+    EXPECT_EQ(only(kFour + 71 * kHour).state, "stale");
 }
 
 TEST_F(WatchesTest, D1_OneThatWasNeverAnswered) {

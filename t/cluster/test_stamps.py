@@ -1,0 +1,170 @@
+"""Stamps on a real API server, and what Kyverno left (P5): what is ours goes, and nothing else."""
+
+from lab.kubernetes import KEELD
+from lab.wait import wait_for
+from lab.workloads import deployment
+from scene import fetch, mark, name_of, own_ledger, patches, reload, settings, wait_rolled_out, writes
+
+POLICY, TRIGGER, SCHEDULE = "keel.sh/policy", "keel.sh/trigger", "keel.sh/pollSchedule"
+STAMP = {POLICY: "force", TRIGGER: "poll", SCHEDULE: "@every 1h"}
+DEFAULTS = {"defaults": {"policy": "force", "pollSchedule": "@every 1h"}}
+
+
+def create(lab, namespace, name, annotations=None):
+    lab.push(f"stamps/{name}", "latest", "one")  # of its own: the next one's push restarts nothing
+    item = deployment(namespace, name, lab.image(f"stamps/{name}:latest"))
+    item["metadata"].setdefault("annotations", {}).update(annotations or {})
+    lab.kube.create(item)
+    wait_rolled_out(lab, name_of(item))
+    return name_of(item)
+
+
+def keel_keys(lab, name):
+    annotations = fetch(lab, name)["metadata"].get("annotations", {})
+    return {key: value for key, value in annotations.items() if key.startswith("keel.")}
+
+
+def pods(lab, name):
+    _, namespace, short = name.split("/")
+    return {pod["metadata"]["uid"] for pod in lab.kube.pods(namespace, short)}
+
+
+def wait_keys(lab, name, expected, deadline=20):
+    wait_for(f"{name} carries {expected}", lambda: keel_keys(lab, name) == expected or None, deadline)
+
+
+def problems(lab):
+    return {problem["code"] for problem in lab.keeld.get("/v1/status")["problems"]}
+
+
+def enroll(lab, namespace, value):
+    lab.kube.patch("namespaces", None, namespace, {"metadata": {"labels": {"keel.sh/enrolled": value}}})
+
+
+def annotate(lab, name, change, manager):
+    _, namespace, short = name.split("/")
+    lab.kube.patch("deployments", namespace, short, {"metadata": {"annotations": change}}, manager=manager)
+
+
+def without_stamp(item):
+    """The object as people wrote it."""
+    kept = {"labels", "annotations", "name", "uid"}
+    metadata = {key: value for key, value in item["metadata"].items() if key in kept}
+    writers = {entry["manager"] for entry in item["metadata"]["managedFields"]}
+    return metadata, item["spec"], "keeld-stamp" in writers
+
+
+def test_p5_stamps_come_where_nobody_wrote_and_go_without_a_trace(lab, namespace):
+    plain = create(lab, namespace, "plain")
+    pinned = create(lab, namespace, "pinned", {POLICY: "patch"})
+    vetoed = create(lab, namespace, "vetoed", {POLICY: "never"})
+    before = {name: without_stamp(fetch(lab, name)) for name in (plain, pinned, vetoed)}
+    templates = {name: fetch(lab, name)["spec"]["template"] for name in before}
+    running = {name: pods(lab, name) for name in before}
+    with settings(lab, own_ledger(lab, "stamps") | DEFAULTS | {"stamp": {"enabled": True}}) as since:
+        wait_keys(lab, plain, STAMP)
+        wait_keys(lab, pinned, STAMP | {POLICY: "patch"})
+        assert keel_keys(lab, vetoed) == {POLICY: "never"}
+        # Never read back: `why` names the default, and the stamp as what does not count.
+        answer = lab.keeld.get(f"/v1/workloads/{plain}")
+        policy = answer["containers"][0]["settings"]["policy"]
+        assert (policy["value"], policy["layer"]) == ("force", "default"), policy
+        assert {name: fetch(lab, name)["spec"]["template"] for name in before} == templates
+
+        # A default that moves is stamped anew; over a restart nothing is written twice.
+        reload(lab, {"defaults": {"policy": "minor", "pollSchedule": "@every 1h"}})
+        wait_keys(lab, plain, STAMP | {POLICY: "minor"})
+        lab.keeld.stop()
+        restarted = mark(lab)
+        lab.keeld.start().wait_ready()
+        wait_for("nothing waits", lambda: lab.keeld.get("/v1/status")["stamp"]["waiting"] == 0)
+        assert not writes(lab, restarted)
+
+        # Who writes over a stamp keeps what they wrote.
+        annotate(lab, plain, {TRIGGER: "push"}, "kubectl-edit")
+        reload(lab, {"stamp": {"enabled": False}})
+        wait_keys(lab, plain, {TRIGGER: "push"})
+        wait_keys(lab, pinned, {POLICY: "patch"})
+        wait_for("none is left", lambda: lab.keeld.get("/v1/status")["stamp"]["stamped"] == 0)
+        annotate(lab, plain, {TRIGGER: None}, "kubectl-edit")
+        assert {name: without_stamp(fetch(lab, name)) for name in before} == before
+        assert not patches(lab, vetoed, since)
+        assert {name: pods(lab, name) for name in before} == running
+
+
+def test_p5_a_namespace_that_is_released_loses_its_stamps(lab, namespace):
+    name = create(lab, namespace, "app")
+    with settings(lab, own_ledger(lab, "stamps-ns") | DEFAULTS | {"stamp": {"enabled": True}}):
+        wait_keys(lab, name, STAMP)
+        for _ in range(4):  # as often as people like: that is no fight
+            enroll(lab, namespace, None)
+            wait_keys(lab, name, {})
+            enroll(lab, namespace, "true")
+            wait_keys(lab, name, STAMP)
+
+
+def may_patch(lab):
+    wish = {"verb": "patch", "group": "apps", "resource": "deployments"}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+    review["spec"] = {"user": KEELD, "resourceAttributes": wish}
+    return lab.kube.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"]
+
+
+def allow(lab, rules, allowed):
+    lab.kube.replace(lab.kube.get("clusterroles", None, "keeld") | {"rules": rules})
+    wait_for("the rights are in force", lambda: may_patch(lab) == allowed)
+
+
+def test_stamps_that_the_api_server_refuses_are_told_and_tried_again(lab, namespace):
+    name = create(lab, namespace, "app")
+    rules = lab.kube.get("clusterroles", None, "keeld")["rules"]
+    with settings(lab, own_ledger(lab, "stamps-refused") | DEFAULTS):
+        allow(lab, [rule for rule in rules if rule["verbs"] != ["patch"]], False)
+        try:
+            reload(lab, {"stamp": {"enabled": True}})
+            wait_for("told", lambda: "stamp-refused" in problems(lab), 60)
+            assert keel_keys(lab, name) == {}
+        finally:
+            allow(lab, rules, True)
+        wait_keys(lab, name, STAMP, 60)
+        wait_for("no longer told", lambda: "stamp-refused" not in problems(lab))
+
+
+def test_stamps_that_somebody_takes_away_again_and_again_are_left(lab, namespace):
+    name = create(lab, namespace, "app")
+    with settings(lab, own_ledger(lab, "stamps-fight") | DEFAULTS | {"stamp": {"enabled": True}}) as since:
+        for _ in range(3):
+            wait_keys(lab, name, STAMP)
+            annotate(lab, name, {TRIGGER: None}, "terraform")
+        wait_for("told", lambda: "stamp-fought" in problems(lab))
+        left = {key: value for key, value in STAMP.items() if key != TRIGGER}
+        assert keel_keys(lab, name) == left and patches(lab, name, since) == [200] * 3
+        # What is left of it goes with the enrolment all the same.
+        enroll(lab, namespace, None)
+        wait_keys(lab, name, {})
+        assert "stamp-fought" not in problems(lab)
+
+
+def test_what_kyverno_stamped_is_listed_and_removed_on_order(lab, namespace):
+    name, other = create(lab, namespace, "stamped"), create(lab, namespace, "own", {POLICY: "minor"})
+    annotate(lab, name, {POLICY: "never"}, "kyverno")
+    metadata = {"name": "stamped", "namespace": namespace, "annotations": {SCHEDULE: "@every 5m"}}
+    applied = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
+    lab.kube.patch("deployments", namespace, "stamped", applied, type="apply", manager="kyverno-background")
+    annotate(lab, name, {TRIGGER: "poll"}, "Terraform")
+    template, running = fetch(lab, name)["spec"]["template"], pods(lab, name)
+    code, out, err = lab.keeld.ctl("migrate", "kyverno")
+    assert code == 1 and name in out and "force (default)" in out and other not in out, (out, err)
+    code, out, err = lab.keeld.ctl("migrate", "kyverno", "--commands", "--value", f"{TRIGGER}=poll")
+    assert f"kubectl -n {namespace} annotate Deployment/stamped {TRIGGER}-" in out.splitlines(), (out, err)
+    since = mark(lab)
+    assert lab.keeld.ctl("migrate", "kyverno", "--apply", "--dry-run")[0] == 0 and not patches(lab, name, since)
+    code, out, err = lab.keeld.ctl("migrate", "kyverno", "--apply", "--reason", "the policy is gone")
+    assert code == 0, (out, err)
+    wait_keys(lab, name, {TRIGGER: "poll"})
+    assert keel_keys(lab, other) == {POLICY: "minor"} and not patches(lab, other, since)
+    assert fetch(lab, name)["spec"]["template"] == template
+    assert pods(lab, name) == running
+    wait_for("keeld has seen it", lambda: lab.keeld.ctl("migrate", "kyverno")[0] == 0)
+    told = lab.keeld.get(f"/v1/ledger?workload={name}&kind=ordered")["items"]
+    assert [entry["code"] for entry in told] == ["migrated"] and "the policy is gone" in told[0]["text"]

@@ -63,7 +63,7 @@ def test_e3_stop_is_instant_while_the_receiver_hangs(cache, faulty, receiver):
         then = time.monotonic()
         nginx.process.send_signal(number)
         nginx.process.wait(5)
-        assert time.monotonic() - then < 1
+        assert time.monotonic() - then < 3  # the receiver would hold it for ten
 
 
 def test_e3_reload_is_instant_while_the_receiver_hangs(cache, faulty, receiver):
@@ -72,7 +72,7 @@ def test_e3_reload_is_instant_while_the_receiver_hangs(cache, faulty, receiver):
     receiver.behaviour = 204
     then = time.monotonic()
     nginx.reload()
-    assert time.monotonic() - then < 1
+    assert time.monotonic() - then < 3  # the receiver would hold it for ten
     wait_for("everything", lambda: knows(receiver, expected))
 
 
@@ -268,4 +268,4 @@ def test_receiver_that_accepts_and_says_nothing(cache, faulty):
         then = time.monotonic()
         nginx.reload()
         nginx.stop()
-        assert time.monotonic() - then < 1.5
+        assert time.monotonic() - then < 3

@@ -198,7 +198,7 @@ def test_e3_receiver_that_is_away_is_asked_as_seldom_as_back_off_says(cache, fau
     wait_for("everything", lambda: knows(receiver, {tag_name(tag): digest_of(f"{tag} {turns[0]}") for tag in names}), 30)
     assert sum(map(len, receiver.batches())) == len(names)  # the latest of each, once
     assert len(receiver.attempts) - refused <= 4
-    assert max(attempt[0] for attempt in receiver.attempts) - receiver.attempts[refused][0] < 1
+    assert max(attempt[0] for attempt in receiver.attempts) - receiver.attempts[refused][0] < 2.5  # no pause in between
     assert int(companion(nginx)["failures"]) == refused
 
 
@@ -221,7 +221,8 @@ def test_back_off_grows_with_jitter(cache, faulty, receiver):
     wait_for("four attempts", lambda: len(receiver.attempts) >= 4, 30)
     times = [attempt[0] for attempt in receiver.attempts]
     first, second, third = (later - earlier for earlier, later in zip(times, times[1:4]))
-    assert 0.45 < first < 1.6 and 0.95 < second < 2.6 and 1.95 < third < 4.6
+    # 0.5 to 1 s, 1 to 2 and 2 to 4; a busy machine may add to that, but never takes away.
+    assert 0.45 < first < 2.5 and 0.95 < second < 3.5 and 1.95 < third < 5.5
 
 
 def test_retry_after_is_honoured(cache, faulty, receiver):
@@ -238,13 +239,14 @@ def test_too_large_halves_the_batch(cache, faulty, receiver):
     receiver.behaviour = 503
     nginx = cache(faulty.port, companion=receiver.url)
     expected = move(nginx, faulty, 1, count=40)
+    wait_for("a batch of all of them", lambda: any(len(events) == 40 for _, _, _, _, events, _ in receiver.attempts), 30)
     receiver.behaviour = lambda events: 413 if len(events) > 10 else 204
     wait_for("everything", lambda: knows(receiver, expected), 30)
-    refused = [len(events) for _, _, _, _, events, status in receiver.attempts if status == 413]
-    assert refused[:2] == [40, 20]
+    refused = [(time, len(events)) for time, _, _, _, events, status in receiver.attempts if status == 413]
+    assert [size for _, size in refused[:2]] == [40, 20]
     assert max(len(batch) for batch in receiver.batches()) == 10
-    span = max(time for time, *_, status in receiver.attempts) - next(time for time, *_, s in receiver.attempts if s == 413)
-    assert span < 1.0
+    # After a 503 the next pauses would be a second and two at least.
+    assert max(time for time, *_ in receiver.attempts) - refused[0][0] < 2.5
 
 
 def test_one_batch_in_flight(cache, faulty, receiver):

@@ -1,5 +1,10 @@
 """Stamps on a real API server, and what Kyverno left (P5): what is ours goes, and nothing else."""
 
+import signal
+
+import pytest
+
+from lab.keeld import merged
 from lab.kubernetes import KEELD
 from lab.wait import wait_for
 from lab.workloads import deployment
@@ -17,6 +22,18 @@ def create(lab, namespace, name, annotations=None):
     lab.kube.create(item)
     wait_rolled_out(lab, name_of(item))
     return name_of(item)
+
+
+@pytest.fixture
+def another(stage):
+    """A keeld in mode act with a ledger and a Lease of its own, not started; the other one, which would take its stamps away,
+    is stopped meanwhile."""
+    stage.keeld.stop()
+    base = {key: value for key, value in stage.keeld.config.items() if key == "kubernetes"}
+    change = {"kubernetes": {"lease": {"name": "stamps"}}, "enrolment": {"label": "stamps.example/part=one"}}
+    keeld = stage.another_keeld("stamps", merged(base, change | DEFAULTS | {"stamp": {"enabled": True}}))
+    yield keeld
+    keeld.stop()
 
 
 def keel_keys(lab, name):
@@ -101,6 +118,47 @@ def test_p5_a_namespace_that_is_released_loses_its_stamps(lab, namespace):
             wait_keys(lab, name, {})
             enroll(lab, namespace, "true")
             wait_keys(lab, name, STAMP)
+
+
+def test_p5_stamps_go_with_their_phase_and_after_a_restart_without_them_and_nothing_else_does(stage, another):
+    stage.kube.namespace("stamps-phase")
+    stage.kube.namespace("stamps-label", labels={"stamps.example/part": "one"})
+    plain, said = (f"Deployment/stamps-phase/{name}" for name in ("plain", "said"))
+    labelled, edited = (f"Deployment/stamps-label/{name}" for name in ("labelled", "edited"))
+    for name in (plain, said, labelled, edited):
+        _, namespace, short = name.split("/")
+        stage.kube.create(deployment(namespace, short, stage.image("stamps/app:latest"), replicas=0))
+    annotate(stage, said, {TRIGGER: "push", "example.org/owner": "shop"}, "kubectl-edit")
+    wait_for("seen by its controller", lambda: all(fetch(stage, name).get("status", {}).get("observedGeneration")
+                                                   for name in (plain, said, labelled, edited)))  # fmt: skip
+    before = {name: without_stamp(fetch(stage, name)) for name in (plain, said, labelled, edited)}
+    assert not any(stamped for _, _, stamped in before.values())
+
+    another.write({"phases": [{"name": "one", "namespaces": ["stamps-phase"], "settings": {"policy": "minor"}}]})
+    another.start().wait_ready()
+    wait_keys(stage, plain, STAMP | {POLICY: "minor"})
+    wait_keys(stage, said, STAMP | {POLICY: "minor", TRIGGER: "push"})
+    wait_keys(stage, labelled, STAMP)
+    wait_keys(stage, edited, STAMP)
+
+    # The phase is taken out of the file: its stamps go, those of others and what people wrote stay.
+    another.write({"phases": []})
+    another.process.send_signal(signal.SIGHUP)
+    wait_keys(stage, plain, {})
+    wait_keys(stage, said, {TRIGGER: "push"})
+    assert {name: without_stamp(fetch(stage, name)) for name in (plain, said)} == {name: before[name] for name in (plain, said)}
+    assert keel_keys(stage, labelled) == keel_keys(stage, edited) == STAMP
+
+    # Switched off while keeld is down; meanwhile people write over one stamp, and beside it.
+    another.stop()
+    annotate(stage, edited, {POLICY: "patch", "keel.sh/minAge": "1h"}, "kubectl-edit")
+    another.write({"stamp": {"enabled": False}})
+    another.start().wait_ready()
+    wait_keys(stage, labelled, {})
+    wait_keys(stage, edited, {POLICY: "patch", "keel.sh/minAge": "1h"})
+    wait_for("none is left", lambda: another.get("/v1/status")["stamp"]["stamped"] == 0)
+    annotate(stage, edited, {POLICY: None, "keel.sh/minAge": None}, "kubectl-edit")
+    assert {name: without_stamp(fetch(stage, name)) for name in before} == before
 
 
 def may_patch(lab):

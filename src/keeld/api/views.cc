@@ -590,6 +590,15 @@ const std::vector<Problem>& Views::problems() {
         add_problem(now, std::string(to_string(Gate::group_exceeds_pacing)), text,
                     "it waits until somebody lets it go, or pacing allows as many");
     }
+    if (const std::map<WorkloadKey, std::string> parted =
+            parts_.rollouts != nullptr ? parts_.rollouts->parted()
+                                       : std::map<WorkloadKey, std::string>{};
+        !parted.empty()) {
+        add_problem(now, "group-parted",
+                    some_of(parted, "workload lacks what others of its group have",
+                            "workloads lack what others of their groups have"),
+                    "it is tried again by itself; keelctl why WORKLOAD tells what it waits for");
+    }
     if (parts_.stamper != nullptr && !parts_.stamper->fought().empty()) {
         add_problem(
             now, "stamp-fought",

@@ -16,6 +16,7 @@ constexpr auto kLookAgain = std::chrono::seconds(1);
 constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
 constexpr const char* kRetry = "retry";
+constexpr const char* kParted = "group-parted";
 
 std::string rejection_key(const std::string& uid, const std::string& tag,
                           const std::string& digest) {
@@ -227,10 +228,15 @@ Rollouts::Rollouts(Parts parts)
         rejected_[rejection_key(row.uid, row.tag, row.digest)] = row.text;
     }
     constexpr int kPage = 1000;
+    std::set<std::string> known;  // whose newest row was met
     std::string after;
     for (std::vector<RolloutRow> rows; after.empty() || !rows.empty();) {
         rows = parts_.ledger.rollouts("", after, kPage);
         for (const RolloutRow& row : rows) {
+            if (const Expected<WorkloadKey> key = WorkloadKey::parse(row.workload);
+                known.insert(row.workload).second && row.reason == kParted && key) {
+                parted_[*key] = row.text;
+            }
             std::vector<Target> targets = targets_from_json(row.targets);
             for (const Target& target : targets) {
                 if (row.applied != Time{} && !target.image.empty()) {
@@ -369,6 +375,8 @@ const std::string* Rollouts::stalled(const std::string& uid, const Target& targe
 }
 
 void Rollouts::recover() {
+    std::map<std::pair<const GroupConfig*, Time>, std::shared_ptr<Batch>> batches;
+    std::vector<Handle> recovered;
     for (RolloutRow& row : parts_.ledger.open_rollouts()) {
         const Expected<WorkloadKey> key = WorkloadKey::parse(row.workload);
         if (!key) {
@@ -380,7 +388,21 @@ void Rollouts::recover() {
         rollout->row = std::move(row);
         rollout->recovered = true;
         rollout->place = true;  // its intended time is in the window already
+        // Members of a group took their places in one moment.
+        const GroupConfig* group = parts_.gates.group_of(*key);
+        if (group != nullptr && rollout->row.applied == Time{}) {
+            std::shared_ptr<Batch>& batch = batches[{group, rollout->row.intended}];
+            batch = batch ? batch : std::make_shared<Batch>();
+            rollout->batch = batch;
+            ++batch->running;
+            ++batch->coming;
+        }
+        rollout->running = true;
+        running_ += rollout->batch && rollout->batch->running > 1 ? 0 : 1;
         active_[*key] = rollout;
+        recovered.push_back(rollout);
+    }
+    for (const Handle& rollout : recovered) {
         keel::spawn(parts_.loop, run(rollout));
     }
 }
@@ -476,10 +498,12 @@ std::vector<ClosedGate> Rollouts::own_gates(const WorkloadKey& key,
         !why.empty()) {
         closed.push_back({Gate::awaiting_phase, std::nullopt, why});
     }
+    const auto parted = parted_.find(key);
     if (const auto found = refused_.find(key);
         found != refused_.end() && found->second.first > parts_.clock.now()) {
         closed.push_back({Gate::awaiting_pacing, found->second.first,
-                          "the API server refused the last attempt"});
+                          "the API server refused the last attempt" +
+                              (parted != parted_.end() ? "; " + parted->second : "")});
     }
     return closed;
 }
@@ -641,6 +665,8 @@ void Rollouts::start(const Handle& rollout) {
         member->batch = batch;
         ++batch->running;
         ++batch->asking;
+        ++batch->coming;
+        member->has_come = false;
         if (member != rollout) {
             member->changed.notify();
         }
@@ -662,21 +688,129 @@ Task<bool> Rollouts::go_together(Handle rollout, bool ready) {
     const std::shared_ptr<Batch> batch = rollout->batch;
     batch->all = batch->all && ready;
     if (--batch->asking == 0) {
-        for (const auto& [key, other] : active_) {
-            if (other->batch == batch) {
-                other->changed.notify();
-            }
-        }
+        wake(batch);
     }
     while (batch->asking > 0 && !stopped_) {
         co_await rollout->changed.wait_until(Steady::time_point::max());
     }
-    const bool go = batch->all && !stopped_;
-    const GroupConfig* group = go ? parts_.gates.group_of(rollout->key) : nullptr;
-    if (group != nullptr) {
+    co_return batch->all && !stopped_;
+}
+
+void Rollouts::wake(const std::shared_ptr<Batch>& batch) {
+    for (const auto& [key, other] : active_) {
+        if (other->batch == batch) {
+            other->changed.notify();
+        }
+    }
+}
+
+// Right before the first write of a group: true once every member has come, and all of them may
+// still be written. False: it was ended, or keeld stops.
+Task<bool> Rollouts::write_together(Handle rollout) {
+    const std::shared_ptr<Batch> batch = rollout->batch;
+    if (!batch || parts_.gates.group_of(rollout->key) == nullptr) {
+        co_return true;
+    }
+    come(rollout);
+    while (batch->coming > 0 && !stopped_) {
+        co_await rollout->changed.wait_until(Steady::time_point::max());
+    }
+    co_return !stopped_ && !kept_back(rollout);
+}
+
+// The last one to come looks at all of them, in one moment.
+void Rollouts::come(const Handle& rollout) {
+    const std::shared_ptr<Batch> batch = rollout->batch;
+    if (std::exchange(rollout->has_come, true) || --batch->coming > 0) {
+        return;
+    }
+    const GroupConfig* group = parts_.gates.group_of(rollout->key);
+    if (group != nullptr && batch->obstacle.empty() && batch->written.empty()) {
+        batch->obstacle = obstacle(*group, batch);
+    }
+    if (group != nullptr && batch->obstacle.empty()) {
         parts_.gates.use_exception(group->name);
     }
-    co_return go;
+    wake(batch);
+}
+
+// What keeps the group from being written now; empty: nothing.
+std::string Rollouts::obstacle(const GroupConfig& group, const std::shared_ptr<Batch>& batch) {
+    if (!may_write()) {
+        return "the mode is observe, or the Lease is not held";
+    }
+    for (const auto& [key, entry] : parts_.catalogue.workloads()) {
+        if (parts_.gates.group_of(key) != &group) {
+            continue;
+        }
+        const auto active = active_.find(key);
+        const bool running = active != active_.end() && active->second->running;
+        if (running && active->second->batch == batch) {
+            if (!would_write_the_same(active->second)) {
+                return key.to_string() + " is not due any more";
+            }
+            continue;
+        }
+        const WorkloadVerdict verdict = parts_.judge(entry);
+        if (verdict.verdict == Verdict::blocked) {
+            return key.to_string() + " is blocked: " + std::string(to_string(verdict.reason));
+        }
+        if (verdict.verdict == Verdict::roll && !running) {
+            return key.to_string() + " is due, too";
+        }
+    }
+    return "";
+}
+
+// Ends it where another one of its group may not be written and none is yet: it costs no place.
+bool Rollouts::kept_back(const Handle& rollout) {
+    const std::shared_ptr<Batch> batch = rollout->batch;
+    if (!batch || batch->obstacle.empty() || !batch->written.empty()) {
+        return false;
+    }
+    pacing_.give_back(rollout->row.ns, rollout->row.intended);
+    rollout->row.intended = Time{};
+    end(rollout, "superseded", std::string(to_string(Gate::awaiting_group)),
+        "not written, like all of its group: " + batch->obstacle);
+    return true;
+}
+
+void Rollouts::leave_unwritten(const Handle& rollout) {
+    Batch& batch = *rollout->batch;
+    if (batch.obstacle.empty()) {
+        batch.obstacle = rollout->row.workload + ": " + rollout->row.text;
+    }
+    batch.left[rollout->key] = rollout->row;
+    tell_parted(batch);
+    rollout->row = batch.left[rollout->key];
+    come(rollout);
+    wake(rollout->batch);
+}
+
+// Members were written and others were not: said of those, until they are, too.
+void Rollouts::tell_parted(Batch& batch) {
+    for (auto& [key, row] : batch.left) {
+        if (batch.written.empty() || row.reason == kParted) {
+            continue;
+        }
+        row.text += "; its group is parted: " + batch.written.front() + " was written";
+        row.reason = kParted;
+        parted_[key] = row.text;
+        parts_.ledger.put(row);
+        parts_.reconsider(key);
+    }
+}
+
+std::map<WorkloadKey, std::string> Rollouts::parted() const {
+    std::map<WorkloadKey, std::string> now;
+    for (const auto& [key, text] : parted_) {
+        const CatalogueEntry* entry = parts_.catalogue.find(key);
+        const Verdict verdict = entry != nullptr ? parts_.judge(*entry).verdict : Verdict::ignore;
+        if (verdict == Verdict::roll || verdict == Verdict::blocked) {
+            now.emplace(key, text);
+        }
+    }
+    return now;
 }
 
 std::optional<RolloutRow> Rollouts::active(const WorkloadKey& key) const {
@@ -704,9 +838,6 @@ Task<void> Rollouts::run(Handle rollout) {
         if (!intended) {
             co_return;
         }
-    } else {
-        rollout->running = true;
-        ++running_;
     }
     if (rollout->row.applied == Time{}) {
         const Applied applied = co_await apply(rollout);
@@ -899,6 +1030,10 @@ Task<Rollouts::Applied> Rollouts::apply(Handle rollout) {
                 co_return known;
             }
         }
+        const bool together = co_await write_together(rollout);
+        if (!together) {
+            co_return stopped_ ? Applied::stopped : Applied::superseded;
+        }
         const Applied applied = co_await apply_once(rollout);
         if (applied != Applied::stopped) {
             co_return applied;
@@ -986,9 +1121,7 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     // The patch names the newest state that is known of the object: it must be one that the verdict
     // holds for.
     const std::vector<Target> intended = rollout->targets;
-    const bool same = still_the_same(rollout);
-    rollout->targets = intended;
-    if (!same) {
+    if (!would_write_the_same(rollout)) {
         end(rollout, "superseded", "not-due",
             "its target was not due any more before it was written");
         co_return Applied::superseded;
@@ -1227,6 +1360,14 @@ bool Rollouts::still_the_same(const Handle& rollout) {
            !parts_.approvals.gate(*object(rollout), rollout->verdict);
 }
 
+// The same of one that is intended: what was intended stays.
+bool Rollouts::would_write_the_same(const Handle& rollout) {
+    const std::vector<Target> intended = rollout->targets;
+    const bool same = still_the_same(rollout);
+    rollout->targets = intended;
+    return same;
+}
+
 const Workload* Rollouts::object(const Handle& rollout) const {
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
     return entry != nullptr && entry->object.uid == rollout->row.uid ? &entry->object : nullptr;
@@ -1251,6 +1392,12 @@ void Rollouts::record_applied(const Handle& rollout, std::int64_t generation,
     parts_.ledger.put(row);
     log(rollout, EntryKind::applied, code, text);
     ++metrics_.applied;
+    parted_.erase(rollout->key);
+    if (rollout->batch) {
+        rollout->batch->written.push_back(row.workload);
+        tell_parted(*rollout->batch);
+        come(rollout);
+    }
 }
 
 void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& code,
@@ -1305,12 +1452,15 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
     if (rollout->place && !written) {
         pacing_.give_back(row.ns, row.intended);
     }
+    if (rollout->batch && row.applied == Time{}) {
+        leave_unwritten(rollout);
+    }
     if (rollout->running) {
         stop_running(rollout);
     }
     if (written) {
         parts_.ledger.put(row);
-        log(rollout, EntryKind::outcome, state, reason + ": " + text);
+        log(rollout, EntryKind::outcome, state, row.reason + ": " + row.text);
         remember(row, ended_from(row, rollout->targets));
         parts_.gates.ended(row);
         if (state != "superseded") {

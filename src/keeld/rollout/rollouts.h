@@ -109,6 +109,9 @@ class Rollouts {
     // The action approve on "group/NAME": lets a group that is larger than pacing allows go to what
     // it is due for now, once.
     [[nodiscard]] Task<std::vector<OrderResult>> let_group_go(Order order);
+    // Workloads that still lack what others of their group were written with, and why: the write
+    // of one failed after that of another.
+    [[nodiscard]] std::map<WorkloadKey, std::string> parted() const;
     // The action retry on KIND/NAMESPACE/NAME: what failed on this workload so far counts no
     // longer, so that the same target may be due again.
     [[nodiscard]] Task<std::vector<OrderResult>> retry(Order order);
@@ -129,11 +132,16 @@ class Rollouts {
     [[nodiscard]] const Metrics& metrics() const { return metrics_; }
 
   private:
-    // Members of a group that start as one: each asks what a pull gets, and all or none go on.
+    // Members of a group that start as one: each asks what a pull gets, and all or none go on. They
+    // meet again when their intents are on disk, right before the first write.
     struct Batch {
-        int running = 0;  // members that count, together, as one of `concurrent`
-        int asking = 0;   // that have no answer yet
-        bool all = true;  // every answer was the target
+        int running = 0;       // members that count, together, as one of `concurrent`
+        int asking = 0;        // that have no answer yet
+        bool all = true;       // every answer was the target
+        int coming = 0;        // that have not come to the first write yet
+        std::string obstacle;  // why one may not be written; before the first, none is then
+        std::vector<std::string> written;
+        std::map<WorkloadKey, RolloutRow> left;  // ended without being written
     };
     struct Active {
         explicit Active(Loop& loop) : changed(loop) {}
@@ -149,6 +157,7 @@ class Rollouts {
         bool place = false;                        // counted by pacing at row.intended
         bool running = false;                      // past waiting: counts as one of `concurrent`
         std::shared_ptr<Batch> batch;              // while it runs with others of its group
+        bool has_come = false;                     // to the first write of its batch
         Signal changed;
     };
     using Handle = std::shared_ptr<Active>;
@@ -172,6 +181,14 @@ class Rollouts {
     void start(const Handle& rollout);
     void stop_running(const Handle& rollout);
     Task<bool> go_together(Handle rollout, bool ready);
+    Task<bool> write_together(Handle rollout);
+    void come(const Handle& rollout);
+    [[nodiscard]] std::string obstacle(const GroupConfig& group,
+                                       const std::shared_ptr<Batch>& batch);
+    [[nodiscard]] bool kept_back(const Handle& rollout);
+    void leave_unwritten(const Handle& rollout);
+    void tell_parted(Batch& batch);
+    void wake(const std::shared_ptr<Batch>& batch);
     enum class Pull : std::uint8_t { gets_target, gets_other, unanswered, under_way };
     Task<Pull> ask_what_a_pull_gets(Handle rollout);
     [[nodiscard]] std::set<Tag> pulled_tags(const Handle& rollout) const;
@@ -187,6 +204,7 @@ class Rollouts {
     bool conclude(const Handle& rollout, const Finding& finding, bool at_deadline);
     [[nodiscard]] bool still_due(const Handle& rollout);
     [[nodiscard]] bool still_the_same(const Handle& rollout);
+    [[nodiscard]] bool would_write_the_same(const Handle& rollout);
     [[nodiscard]] bool may_write() const;
     [[nodiscard]] const Workload* object(const Handle& rollout) const;
     void enter(const Handle& rollout, const std::string& state);
@@ -224,6 +242,7 @@ class Rollouts {
     std::map<std::string, std::string> tried_;
     std::map<WorkloadKey, std::pair<Time, int>>
         refused_;  // the API server refused: not before, and how often
+    std::map<WorkloadKey, std::string> parted_;  // from their groups, and why
     Metrics metrics_;
     int running_ = 0;
     bool stopped_ = false;

@@ -52,6 +52,7 @@ struct Object {
     char runs = 'a';        // all of its pods
     bool ready = true;      // they are
     bool replaces = true;   // its controller replaces the pods when the template changes
+    bool pulls = true;      // at every start
     bool complete = false;  // its condition says that all new pods were there, once
     int progress_deadline = 600;
 };
@@ -215,6 +216,14 @@ class RolloutsTest : public testing::Test {
     }
     [[nodiscard]] std::string reason(const std::string& name) {
         return std::string(to_string(planner->verdict(*catalogue.find(key(name))).reason));
+    }
+    // Somebody changes whether its pods pull at every start: where they do not, it is blocked.
+    void set_pulls(const std::string& name, bool pulls) {
+        Object& object = objects[name];
+        object.pulls = pulls;
+        object.observed = ++object.generation;
+        ++object.version;
+        sync(name);
     }
     // What a watch would tell of the object.
     void sync(const std::string& name) {
@@ -461,8 +470,8 @@ class RolloutsTest : public testing::Test {
                name + R"("}},"template":{"metadata":{"annotations":{")" + kKey + R"(":")" +
                one.marker + R"("}},"spec":{)" + (volume.empty() ? "" : volume + ",") +
                R"("containers":[{"name":"app","image":")" + image_of(name) +
-               R"(","imagePullPolicy":"Always"}]}}},"status":{"observedGeneration":)" +
-               std::to_string(one.observed) +
+               R"(","imagePullPolicy":")" + (one.pulls ? "Always" : "IfNotPresent") +
+               R"("}]}}},"status":{"observedGeneration":)" + std::to_string(one.observed) +
                R"(,"replicas":2,"updatedReplicas":2,"readyReplicas":)" + count +
                R"(,"availableReplicas":)" + count +
                (one.complete ? R"(,"conditions":[{"type":"Progressing","status":"True",)"
@@ -1475,6 +1484,124 @@ TEST_F(RolloutsTest, R7_AMemberThatCannotBePulledKeepsTheOtherBack) {
     EXPECT_TRUE(patches.empty());
     ASSERT_TRUE(until([this] { return rollouts->pacing().used(clock.now()) == 0; }));
     EXPECT_TRUE(newest().id.empty()) << "nothing was intended";
+}
+
+TEST_F(RolloutsTest, R7_AMemberThatIsBlockedAfterTheDecisionKeepsAllFromBeingWritten) {
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    start();
+    for (const char* name : {"api", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    ASSERT_TRUE(ordered("pause", "cluster"));
+    moves("api", 'b');
+    moves("web", 'b');
+    ASSERT_TRUE(
+        until([this] { return waits_for("api", Gate::paused) && waits_for("web", Gate::paused); }));
+    std::string first;
+    on_look_up = [&](const std::string& name) {
+        first = first.empty() ? name : first;
+        hold_registry = first == name ? &answered : hold_registry;  // the other one's answer waits
+    };
+    ASSERT_TRUE(ordered("resume", "cluster"));
+    ASSERT_TRUE(until([&] { return !first.empty() && hold_registry == nullptr; }));
+    const std::string other = first == "api" ? "web" : "api";
+    ASSERT_TRUE(until([&] {
+        const auto active = rollouts->active(key(first));
+        return active && active->state == "preflight";
+    }));
+    set_pulls(first, false);
+    answered.notify();
+    ASSERT_TRUE(until([&] { return waits_for(other, Gate::awaiting_group); }));
+    EXPECT_TRUE(patches.empty());
+    EXPECT_EQ(rollouts->pacing().used(clock.now()), 0) << "what was not written costs no place";
+    EXPECT_TRUE(rollouts->parted().empty());
+    on_look_up = nullptr;
+    set_pulls(first, true);
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(patches.size(), 2U);
+}
+
+TEST_F(RolloutsTest, R7_AMemberThatIsBlockedWhileTheIntentsAreWrittenKeepsAllFromBeingWritten) {
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    start();
+    for (const char* name : {"api", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    moves("api", 'b');
+    moves("web", 'b');
+    const auto is_intended = [this](const char* name) {
+        const auto active = rollouts->active(key(name));
+        return active && active->state == "intended";
+    };
+    ASSERT_TRUE(until([&] { return is_intended("api") || is_intended("web"); }));
+    ASSERT_TRUE(patches.empty());
+    set_pulls("web", false);
+    ASSERT_TRUE(until([this] { return waits_for("api", Gate::awaiting_group); }));
+    EXPECT_TRUE(patches.empty());
+    ASSERT_TRUE(until([this] { return ended("superseded", 2); }));
+    EXPECT_EQ(newest().reason, to_string(Gate::awaiting_group));
+    EXPECT_EQ(rollouts->pacing().used(clock.now()), 0);
+}
+
+TEST_F(RolloutsTest, R7_AMemberThatFailsAfterOthersWereWrittenIsToldUntilItFollows) {
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    std::string refused;
+    before_patch = [&, count = 0](const std::string& name) mutable -> std::optional<Reply> {
+        if (++count != 2) return std::nullopt;
+        refused = name;
+        return refusal("422 Unprocessable Entity", "Invalid");
+    };
+    start();
+    for (const char* name : {"api", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    moves("api", 'b');
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done") && ended("failed"); }));
+    ASSERT_EQ(rollouts->parted().size(), 1U);
+    EXPECT_EQ(rollouts->parted().begin()->first, key(refused));
+    const std::string written = refused == "api" ? "web" : "api";
+    EXPECT_NE(
+        rollouts->parted().begin()->second.find("Deployment/shop/" + written + " was written"),
+        std::string::npos);
+    const std::vector<RolloutRow> rows = ledger->rollouts("Deployment/shop/" + refused, "", 1);
+    ASSERT_EQ(rows.size(), 1U);
+    EXPECT_EQ(rows.front().reason, "group-parted");
+    const CatalogueEntry& entry = *catalogue.find(key(refused));
+    const std::vector<ClosedGate> closed = rollouts->gates(key(refused), verdict(entry));
+    ASSERT_FALSE(closed.empty());
+    EXPECT_NE(closed.front().text.find("its group is parted"), std::string::npos);
+    const Rollouts after_restart(parts());
+    EXPECT_EQ(after_restart.parted().size(), 1U);
+    clock.time += std::chrono::minutes(1);
+    rollouts->wake_waiting();
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_TRUE(rollouts->parted().empty());
+}
+
+TEST_F(RolloutsTest, R7_AnIntentOfAGroupIsNotWrittenAfterARestartWhileAnotherMemberIsBlocked) {
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    set_pulls("api", false);
+    for (const char* name : {"api", "web"}) {
+        answers[name] = 'b';
+        tags.observe(tag(name), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    }
+    left_behind("web", "intended");
+    start();
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_EQ(newest().reason, to_string(Gate::awaiting_group));
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::awaiting_group); }));
+    EXPECT_TRUE(patches.empty());
+    set_pulls("api", true);
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
 }
 
 TEST_F(RolloutsTest, R7_AGroupLargerThanALimitWaitsForAnException) {

@@ -8,18 +8,40 @@ import pytest
 from lab.plan import DAY, HOUR, Plan
 from lab.wait import wait_for
 
-CRASHES, ASKS = "phase-3", "phase-5"
+WAITS, CRASHES, MOVES_TOGETHER, ASKS = "phase-2", "phase-3", "phase-4", "phase-5"
+NIGHTS = {"name": "nights", "from": "22:00", "to": "06:00", "zone": "UTC", "namespaces": []}
 WEEK = 7 * DAY
 
 
 def change(name):
-    return {"advance": "approval"} if name == ASKS else {}
+    return {ASKS: {"advance": "approval"}, WAITS: {"windows": ["nights"]}}.get(name, {})
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     with Plan(tmp_path_factory.mktemp("plan"), change) as running:
         yield running
+
+
+def due(plan, moved):
+    """Workloads that nothing but the plan keeps from being restarted for a tag that moved."""
+    policies = {"", "patch", "minor", "major", "force"}
+    for key, containers in plan.workloads.items():
+        first = containers[0]
+        moves = (first["repository"], first["tag"]) in moved and first["pull_policy_effective"] == "Always"
+        alone = len(containers) == 1 and key[0] == "Deployment" and first["keel_policy"] in policies
+        if moves and alone and key[1] in plan.phase_of and first["replicas"] not in ("0",):
+            yield key, plan.versions[first["repository"], first["tag"]]
+
+
+def pair_of(plan, moved):
+    """Two workloads of one phase, in two namespaces, that are told to move together."""
+    members = {ns: (ns, name) for (_, ns, name), _ in due(plan, moved) if plan.phase_of[ns] == MOVES_TOGETHER}
+    pair = list(members.values())[:2]
+    assert len(pair) == 2, members
+    group = {"name": "pair", "workloads": [f"Deployment/{ns}/{name}" for ns, name in pair]}
+    plan.keeld.write({"windows": [NIGHTS], "groups": [group]})
+    return pair
 
 
 def roll(plan, name, number):
@@ -62,7 +84,7 @@ def crash_loop(plan, name):
     return plan.clock.now
 
 
-def test_r5_r8_p4_nine_phases_over_335_workloads(plan):
+def test_r5_r6_r7_r8_p4_nine_phases_over_335_workloads(plan):
     assert len(plan.workloads) == 335 and len({key[1] for key in plan.workloads}) == 136 and len(plan.phases) == 9
     moved = sorted(tag for tag in plan.tags() if tag[1] == "latest")
     newer = {}
@@ -71,6 +93,7 @@ def test_r5_r8_p4_nine_phases_over_335_workloads(plan):
         if len(parts) == 3 and all(part.isdigit() for part in parts) and len(newer) < 25:
             newer[repository, tag] = (repository, ".".join([*parts[:2], str(int(parts[2]) + 1)]))
     plan.push("new", *moved, *newer.values())
+    pair = pair_of(plan, moved)
     plan.start_keeld()
     clean = {}  # by phase: since when it has been clean without a break
     for number, name in enumerate(plan.phases, 1):
@@ -99,13 +122,13 @@ def test_r5_r8_p4_nine_phases_over_335_workloads(plan):
             assert code == 0, (out, err)
         wait_for(f"{name} completed", lambda: plan.phase(name)["state"] == "completed", 30)
     plan.settle(name)
-    witness(plan, clean)
+    witness(plan, clean, pair)
     proven(plan, moved)
     reported(plan)
 
 
-def witness(plan, clean):
-    """What the audit log says about pacing, order, and who was left alone."""
+def witness(plan, clean, pair):
+    """What the audit log says about pacing, order, windows, groups, and who was left alone."""
     writes = [write for write in plan.writes() if write[4] == 200]
     print(f"{len(writes)} rollouts, {plan.clock.now - plan.clock.told[0][1]} of the clock")
     assert len(writes) > 60
@@ -128,6 +151,10 @@ def witness(plan, clean):
     for (kind, namespace, name), generation in plan.generations().items():
         if (namespace, kind.lower() + "s", name) not in touched:
             assert generation == plan.first[kind, namespace, name], f"{name} was written by nobody, and changed"
+    by_night = [at for at, ns, *_ in writes if plan.phase_of[ns] == WAITS]
+    assert by_night and all(at.hour >= 22 or at.hour < 6 for at in by_night), by_night
+    together = [at for at, ns, _, name, _ in writes if (ns, name) in pair]
+    assert len(together) == 2 and together[0] == together[1], together
     twice = [one for one, count in collections.Counter(write[1:4] for write in writes).items() if count > 1]
     assert not twice, f"one target, written twice: {twice}"
     pods = plan.plane.api.requests("system:serviceaccount:keel:keeld", "list", "pods")
@@ -136,15 +163,8 @@ def witness(plan, clean):
 
 def proven(plan, moved):
     """Who could be restarted runs the new image, by its pods."""
-    policies = {"", "patch", "minor", "major", "force"}
     wrong = []
-    for (kind, namespace, name), containers in plan.workloads.items():
-        first = containers[0]
-        due = (first["repository"], first["tag"]) in moved and first["pull_policy_effective"] == "Always"
-        alone = len(containers) == 1 and kind == "Deployment" and first["keel_policy"] in policies
-        if not (due and alone and namespace in plan.phase_of and first["replicas"] not in ("0",)):
-            continue
-        digest = plan.versions[first["repository"], first["tag"]]
+    for (_, namespace, name), digest in due(plan, moved):
         pods = plan.kube.pods(namespace, name)
         ids = [status["imageID"] for pod in pods for status in pod["status"]["containerStatuses"]]
         if not ids or not all(one.endswith(digest) for one in ids):

@@ -246,7 +246,8 @@ class Plan:
     def waiting(self):
         """Rollouts that wait; None while any is under way or nothing is known of some."""
         found = [item for item in self.keeld.get("/v1/rollouts?limit=1")["items"] if not item["ended"]]
-        if any(item["state"] != "waiting" or item["reason"] != "awaiting-pacing" for item in found):
+        plan = {"awaiting-pacing", "awaiting-window", "awaiting-group"}
+        if any(item["state"] != "waiting" or item["reason"] not in plan for item in found):
             return None
         return found
 

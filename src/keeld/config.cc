@@ -101,7 +101,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"defaults.restart", false},
     {"defaults.allowPin", false},
     {"defaults.minAge", true},
-    {"defaults.soak", false},
+    {"defaults.soak", true},
     {"defaults.reversible", false},
     {"defaults.step", true},
     {"pacing", true},
@@ -141,6 +141,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"phases.settings.matchPreRelease", true},
     {"phases.settings.step", true},
     {"phases.settings.minAge", true},
+    {"phases.settings.soak", true},
     {"phases.settings.approvals", true},
     {"phases.settings.approvalDeadline", true},
     {"phases.settings.stateful", true},
@@ -951,6 +952,7 @@ void Reader::read_defaults(const Section& section) {
                  {{"highest", Step::highest}, {"next", Step::next}});
     text(section, "pollSchedule", defaults.poll_schedule, schedule_problem);
     duration(section, "minAge", defaults.min_age, Millis{0}, hours{24 * 365});
+    duration(section, "soak", defaults.soak, Millis{0}, hours{24 * 7});
     choice<Reverts>(
         section, "reverts", defaults.reverts,
         {{"ask", Reverts::ask}, {"follow", Reverts::follow}, {"never", Reverts::never}});
@@ -1124,16 +1126,17 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
                              std::to_string(lowest) + " to " + std::to_string(highest);
         };
     };
+    const Check is_duration = [](std::string& given) -> std::string {
+        return parse_duration(given) ? "" : "is not a duration such as 24h";
+    };
     const std::pair<std::string_view, Check> kinds[] = {
         {"policy", policy_problem},
         {"trigger", one_of({"all", "poll", "push"})},
         {"pollSchedule", schedule_problem},
         {"matchPreRelease", one_of({"true", "false"})},
         {"step", one_of({"highest", "next"})},
-        {"minAge",
-         [](std::string& given) -> std::string {
-             return parse_duration(given) ? "" : "is not a duration such as 24h";
-         }},
+        {"minAge", is_duration},
+        {"soak", is_duration},
         {"approvals", whole(0, 100, "votes")},
         {"approvalDeadline", whole(1, 8760, "hours")},
         {"stateful", one_of({"allow"})},

@@ -92,7 +92,8 @@ struct DefaultsConfig {
     Step step = Step::highest;
     std::string poll_schedule = "@every 1h";  // see core/poll_schedule.h; parses
     Reverts reverts = Reverts::ask;
-    Millis min_age{0};  // of a digest, since keeld or its cache saw it first
+    Millis min_age{0};                       // of a digest, since keeld or its cache saw it first
+    Millis soak = std::chrono::minutes{10};  // how long new pods have to stay well
     std::optional<Millis>
         deadline;  // of the verification; absent: progress deadline and pull allowance
     std::string restart_key = "kubectl.kubernetes.io/restartedAt";

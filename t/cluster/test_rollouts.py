@@ -12,7 +12,7 @@ from lab.wait import wait_for
 from lab.workloads import cronjob, daemonset, deployment, statefulset
 from scene import (
     ENROLLED, MARKER, empty, entries, fetch, mark, metric, move, name_of, owned, patches, reached, reload, requests,
-    rollouts, running, settings, time_of, wait_ended, wait_newest, wait_reason, wait_rolled_out, why, writes,
+    rollouts, running, settings, time_of, wait_ended, wait_newest, wait_reason, wait_rolled_out, wait_why, why, writes,
 )  # fmt: skip
 
 SPELLINGS = {
@@ -231,6 +231,27 @@ def test_r1_a_bad_build_is_not_tried_again(lab, namespace):
     assert [item["digest"] for item in running(lab, name)] == [good.digest]
     code, out, _ = lab.keeld.ctl("retry", name)
     assert code == 1 and "nothing-failed" in out
+
+
+def test_r3_what_crashes_after_its_proof_fails_in_its_soak(lab, namespace):
+    """It is well for some seconds, which proves it, and then ends again and again."""
+    lab.push("late/app", "latest", "one")
+    lab.kube.create(deployment(namespace, "app", lab.image("late/app:latest")))
+    name = f"Deployment/{namespace}/app"
+    wait_rolled_out(lab, name)
+    wait_reason(lab, name, "up-to-date")
+    with settings(lab, {"defaults": {"soak": "2m"}}):
+        bad = lab.push("late/app", "latest", "two", entrypoint=["/bin/sh", "-c", "sleep 8; exit 1"])
+        soaking = wait_why(lab, name, "soaks", lambda answer: (answer["rollout"] or {}).get("state") == "soaking")
+        assert soaking["rollout"]["reason"] == "proven"
+        lab.keeld.kill()
+        lab.keeld.start().wait_ready()
+        failed = wait_ended(lab, name, bad.digest, "failed")
+        assert failed["reason"] == "content" and "soak" in failed["text"]
+        wait_reason(lab, name, "target-rejected")
+        assert patches(lab, name) == [200]
+    good = lab.push("late/app", "latest", "three")
+    wait_ended(lab, name, good.digest)
 
 
 def test_r4_a_full_cluster_is_no_fault_of_the_content(lab, namespace):

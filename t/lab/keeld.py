@@ -63,6 +63,7 @@ class Keeld(Server):
             ],
             "ledger": {"path": f"{self.folder}/ledger.db"},
             "events": {"secret": str(self.secret)},
+            "defaults": {"soak": "0s"},
         }
         self.config = merged(own, config)
         self.write()

@@ -65,6 +65,7 @@ void add_rollouts(Families& out, const Rollouts::Metrics& metrics) {
     out.counter("keeld_rollouts_ended_total", help, metrics.failed, {{"outcome", "failed"}});
     out.counter("keeld_rollouts_ended_total", help, metrics.superseded,
                 {{"outcome", "superseded"}});
+    out.counter("keeld_rollouts_ended_total", help, metrics.recalled, {{"outcome", "recalled"}});
     out.counter("keeld_patch_conflicts_total",
                 "Patches that met a newer object and were judged again.", metrics.conflicts);
 }

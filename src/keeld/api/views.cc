@@ -129,6 +129,7 @@ json_t* settings_object(const WorkloadSettings& settings) {
         {"step", settings.step},
         {"reverts", settings.reverts},
         {"minAge", settings.min_age},
+        {"soak", settings.soak},
         {"approvals", settings.approvals},
         {"approvalDeadline", settings.approval_deadline},
     };

@@ -36,6 +36,7 @@ struct Running {
     int pods = 0;        // alive ones
     int crashing = 0;    // those of them with a container in CrashLoopBackOff
     int restarts = 0;    // of all their containers
+    Millis lived{0};     // all of them together, since they started
     Time as_of;
     std::vector<RunningImage> images;
 

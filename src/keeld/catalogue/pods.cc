@@ -87,6 +87,9 @@ std::vector<std::string> PodReader::platforms() const {
 
 void PodReader::count(Running& running, const Pod& pod) {
     ++running.pods;
+    if (pod.started != Time{}) {
+        running.lived += std::max(clock_.now() - pod.started, Millis{0});
+    }
     running.crashing += std::ranges::any_of(pod.containers, [](const ContainerStatus& status) {
         return status.waiting_reason == "CrashLoopBackOff";
     });

@@ -338,6 +338,21 @@ bool has_condition(Fields& fields, const json_t* status, std::string_view type,
     return found;
 }
 
+Time time_of(Fields& fields, const json_t* object, const char* key) {
+    return parse_time(fields.string(object, key)).value_or(Time{});
+}
+
+Time last_transition(Fields& fields, const json_t* status, std::string_view type) {
+    Time since;
+    const char* key = "conditions";
+    for_each_object(fields, fields.array(status, key), key, [&](const json_t* condition) {
+        if (fields.string(condition, "type") == type) {
+            since = time_of(fields, condition, "lastTransitionTime");
+        }
+    });
+    return since;
+}
+
 void read_deployment(Fields& fields, const json_t* metadata, const json_t* spec,
                      const json_t* status, Workload& workload) {
     workload.replicas = fields.count(spec, "replicas", 1);
@@ -419,6 +434,7 @@ void append_statuses(Fields& fields, const json_t* status, const char* key, bool
         told.init = init;
         told.waiting_reason = fields.string(fields.object(state, "waiting"), "reason");
         told.terminated_reason = fields.string(terminated, "reason");
+        told.terminated_at = time_of(fields, terminated, "finishedAt");
         out.push_back(std::move(told));
     });
 }
@@ -621,6 +637,8 @@ Expected<Pod> decode_pod(const json_t* object) {
     pod.controller = controller_of(fields, metadata);
     pod.terminating = !fields.string(metadata, "deletionTimestamp").empty();
     pod.ready = has_condition(fields, status, "Ready", "True", {});
+    pod.started = time_of(fields, status, "startTime");
+    pod.ready_since = last_transition(fields, status, "Ready");
     pod.unschedulable = has_condition(fields, status, "PodScheduled", "False", "Unschedulable");
     append_statuses(fields, status, "initContainerStatuses", true, pod.containers);
     append_statuses(fields, status, "containerStatuses", false, pod.containers);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/expected.h"
+#include "core/time.h"
 
 struct json_t;
 
@@ -148,6 +149,7 @@ struct ContainerStatus {
     bool init = false;
     std::string waiting_reason;     // "CrashLoopBackOff", "ImagePullBackOff" …
     std::string terminated_reason;  // of state or lastState: "OOMKilled", "Error" …
+    Time terminated_at{};           // when that was; epoch: never
 };
 
 struct Pod {
@@ -160,6 +162,8 @@ struct Pod {
     std::optional<Owner> controller;
     bool terminating = false;
     bool ready = false;
+    Time started{};              // status.startTime; epoch: no kubelet has taken it yet
+    Time ready_since{};          // since when `ready` is what it is; epoch: not said
     bool unschedulable = false;  // PodScheduled=False, Unschedulable
     std::vector<ContainerStatus> containers;
 

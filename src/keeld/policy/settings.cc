@@ -44,7 +44,7 @@ constexpr std::array<std::string_view, 4> kAnyCase{"keel.sh/monitorContainers",
                                                    "keel.sh/imagePullSecret"};
 
 // Those that are read by their very names; where others come near one, it was meant.
-constexpr std::array<std::string_view, 17> kKnown{kPolicy,
+constexpr std::array<std::string_view, 18> kKnown{kPolicy,
                                                   kPolicyAlias,
                                                   kMatchTag,
                                                   kMatchTagAlias,
@@ -59,6 +59,7 @@ constexpr std::array<std::string_view, 17> kKnown{kPolicy,
                                                   "keel.sh/stateful",
                                                   "keel.sh/operator-owned",
                                                   "keel.sh/minAge",
+                                                  "keel.sh/soak",
                                                   "keel.sh/approvals",
                                                   "keel.sh/approvalDeadline"};
 
@@ -342,11 +343,16 @@ class SettingsReader {
         return result;
     }
 
-    void read_guards() {
-        settings_.min_age = strictest<Millis>(
-            "keel.sh/minAge", format_duration(config_.defaults.min_age),
+    Parsed<Millis> longest(const std::string& key, Millis fallback) {
+        return strictest<Millis>(
+            key, format_duration(fallback),
             [](const std::string& text) { return parse_duration(text); }, std::greater<>(),
             "is no duration such as 24h");
+    }
+
+    void read_guards() {
+        settings_.min_age = longest("keel.sh/minAge", config_.defaults.min_age);
+        settings_.soak = longest("keel.sh/soak", config_.defaults.soak);
         settings_.approvals = strictest<int>(
             "keel.sh/approvals", "0",
             [](const std::string& text) { return whole_number(text, 0, kMostVotes); },

@@ -64,6 +64,7 @@ struct WorkloadSettings {
     Parsed<Reverts> reverts;
     // What guards: the strictest of all layers holds, not the strongest.
     Parsed<Millis> min_age;            // of a digest before it is rolled: the longest
+    Parsed<Millis> soak;               // how long new pods have to stay well: the longest
     Parsed<int> approvals;             // votes before a rollout: the most; 0: none are needed
     Parsed<Millis> approval_deadline;  // hours in the text: the fewest that anybody says, else 24
 

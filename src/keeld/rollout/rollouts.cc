@@ -17,6 +17,9 @@ constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
 constexpr const char* kRetry = "retry";
 constexpr const char* kParted = "group-parted";
+constexpr const char* kSoak = "soak";
+constexpr const char* kSoaking = "soaking";
+constexpr Millis kSoakInterval{30'000};  // at most, and a twentieth of the soak
 
 std::string rejection_key(const std::string& uid, const std::string& tag,
                           const std::string& digest) {
@@ -377,6 +380,10 @@ const std::string* Rollouts::stalled(const std::string& uid, const Target& targe
 void Rollouts::recover() {
     std::map<std::pair<const GroupConfig*, Time>, std::shared_ptr<Batch>> batches;
     std::vector<Handle> recovered;
+    std::map<std::string, std::string> soaks;
+    for (DocumentRow& document : parts_.ledger.documents(kSoak)) {
+        soaks[document.key] = std::move(document.json);
+    }
     for (RolloutRow& row : parts_.ledger.open_rollouts()) {
         const Expected<WorkloadKey> key = WorkloadKey::parse(row.workload);
         if (!key) {
@@ -385,6 +392,7 @@ void Rollouts::recover() {
         auto rollout = std::make_shared<Active>(parts_.loop);
         rollout->key = *key;
         rollout->targets = targets_from_json(row.targets);
+        rollout->soak = Soak::from_json(soaks[row.id]);
         rollout->row = std::move(row);
         rollout->recovered = true;
         rollout->place = true;  // its intended time is in the window already
@@ -397,8 +405,8 @@ void Rollouts::recover() {
             ++batch->running;
             ++batch->coming;
         }
-        rollout->running = true;
-        running_ += rollout->batch && rollout->batch->running > 1 ? 0 : 1;
+        rollout->running = rollout->row.state != kSoaking;
+        running_ += !rollout->running || (rollout->batch && rollout->batch->running > 1) ? 0 : 1;
         active_[*key] = rollout;
         recovered.push_back(rollout);
     }
@@ -432,7 +440,7 @@ void Rollouts::wake_waiting() {
 std::vector<Rollouts::Handle> Rollouts::waiting() const {
     std::vector<std::pair<int, Handle>> all;
     for (const auto& [key, rollout] : active_) {
-        if (!rollout->running) {
+        if (!rollout->running && rollout->row.state != kSoaking) {
             all.emplace_back(-parts_.gates.priority(key), rollout);
         }
     }
@@ -545,7 +553,8 @@ Rollouts::GroupState Rollouts::state_of(const GroupConfig& group) {
         if (active != active_.end() && active->second->running) {
             continue;
         }
-        if (active == active_.end() || Steady::now() < active->second->not_before) {
+        if (active == active_.end() || active->second->row.state == kSoaking ||
+            Steady::now() < active->second->not_before) {
             return waits("is not ready to start");
         }
         if (const std::vector<ClosedGate> closed = own_gates(key, verdict); !closed.empty()) {
@@ -845,7 +854,12 @@ Task<void> Rollouts::run(Handle rollout) {
             co_return;
         }
     }
-    co_await verify(rollout);
+    if (rollout->row.state != kSoaking) {
+        co_await verify(rollout);
+    }
+    if (rollout->row.state == kSoaking) {
+        co_await soak(rollout);
+    }
 }
 
 // Through the gates and the one that counts; false: it is no longer due, or keeld stops.
@@ -1010,6 +1024,8 @@ Task<bool> Rollouts::intend(Handle rollout) {
     row.text.clear();
     enter(rollout, "intended");
     parts_.ledger.put(row);
+    rollout->soak.usual = restarts_an_hour(parts_.catalogue.find(rollout->key)->running);
+    keep(rollout);
     log(rollout, EntryKind::intended, images ? "image" : "restart",
         images ? images_text(rollout->targets) : row.marker_key + ": " + row.marker);
     const bool at_once = co_await make_durable(rollout);
@@ -1190,15 +1206,8 @@ Task<void> Rollouts::verify(Handle rollout) {
             end(rollout, "superseded", "workload-gone", "the workload is gone");
             co_return;
         }
-        const bool moved = std::ranges::any_of(rollout->targets, [this](const Target& target) {
-            const TagInfo* info = parts_.tags.find(target.tag);
-            return info != nullptr && info->pulled() != target.to;
-        });
-        // Right after a start what moved may be a hold that nobody has read yet.
-        const bool known =
-            !moved || std::ranges::all_of(rollout->targets, [this](const Target& one) {
-                return parts_.holds_known(one.tag);
-            });
+        const bool moved = has_moved(rollout);
+        const bool known = !moved || holds_are_known(rollout);
         if (moved && known) {
             end(rollout, "superseded", "tag-moved",
                 "the tag moved again before its pods were proven");
@@ -1303,8 +1312,7 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
             if (!seen.empty()) {
                 log(rollout, EntryKind::verified, "proven", counted);
             }
-            end(rollout, "done", seen.size() == rollout->targets.size() ? "proven" : "unproven",
-                counted);
+            prove(rollout, seen.size() == rollout->targets.size() ? "proven" : "unproven", counted);
             return true;
         case Arrival::later:
             end(rollout, "superseded", "later-digest",
@@ -1320,7 +1328,7 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
                 finding.text + " after two restarts: pulls on that node do not get the target");
             return true;
         case Arrival::crashing:
-            reject(rollout, finding);
+            reject(rollout, finding.container, finding.text);
             end(rollout, "failed", "content", finding.text);
             return true;
         case Arrival::cannot_tell:
@@ -1335,6 +1343,99 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
             return true;
     }
     return false;
+}
+
+// The new content runs. Done, or first it has to stay well for a while: then its place is free.
+void Rollouts::prove(const Handle& rollout, const std::string& reason, const std::string& counted) {
+    const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+    const Millis time = entry != nullptr ? parts_.judge(*entry).settings.soak.parsed : Millis{0};
+    if (time == Millis{0}) {
+        end(rollout, "done", reason, counted);
+        return;
+    }
+    RolloutRow& row = rollout->row;
+    rollout->soak.begun = parts_.clock.now();
+    row.deadline = rollout->soak.begun + time;
+    row.reason = reason;
+    row.text = counted + "; soaks until " + format_time(row.deadline);
+    enter(rollout, kSoaking);
+    parts_.ledger.put(row);
+    keep(rollout);
+    stop_running(rollout);
+    wake_waiting();
+}
+
+// Readiness is not health (R3): the new pods are looked at until they have stayed well for the
+// whole soak. What is unready at its end has its minute yet.
+Task<void> Rollouts::soak(Handle rollout) {
+    RolloutRow& row = rollout->row;
+    const Millis time = row.deadline - rollout->soak.begun;
+    const Millis interval = std::clamp(time / 20, Millis{500}, kSoakInterval);
+    Steady::time_point next{};
+    while (!stopped_) {
+        if (object(rollout) == nullptr) {
+            end(rollout, "superseded", "workload-gone", "the workload is gone");
+            co_return;
+        }
+        if (has_moved(rollout) && holds_are_known(rollout)) {
+            const bool back = std::ranges::all_of(rollout->targets, [this](const Target& target) {
+                const TagInfo* info = parts_.tags.find(target.tag);
+                return info == nullptr || info->pulled() == target.to ||
+                       info->pulled().to_string() == target.from;
+            });
+            end(rollout, back ? "recalled" : "superseded", back ? "tag-went-back" : "tag-moved",
+                back ? "the tag went back to what ran before, while it soaked"
+                     : "the tag moved again while it soaked");
+            co_return;
+        }
+        if (Steady::now() >= next) {
+            next = Steady::now() + interval;
+            const Expected<WorkloadPods> pods = co_await parts_.pods.read_workload(rollout->key);
+            if (pods && row.ended == Time{} && stayed_well(rollout, pods->updated)) {
+                co_return;
+            }
+        }
+        co_await rollout->changed.wait_until(std::min(next, Steady::now() + kLookAgain));
+    }
+}
+
+// True: ended, well or not.
+bool Rollouts::stayed_well(const Handle& rollout, const std::vector<Pod>& updated) {
+    const std::string before = rollout->soak.to_json();
+    const Time now = parts_.clock.now();
+    if (const auto unwell = look(rollout->soak, updated, rollout->targets, now)) {
+        reject(rollout, unwell->container, unwell->text);
+        end(rollout, "failed", "content", unwell->text);
+        return true;
+    }
+    if (now >= rollout->row.deadline && std::ranges::all_of(updated, &Pod::ready)) {
+        end(rollout, "done", rollout->row.reason,
+            std::to_string(updated.size()) + " new pods stayed well for " +
+                format_duration(rollout->row.deadline - rollout->soak.begun));
+        return true;
+    }
+    if (rollout->soak.to_json() != before) {
+        keep(rollout);
+    }
+    return false;
+}
+
+void Rollouts::keep(const Handle& rollout) {
+    parts_.ledger.put(DocumentRow{kSoak, rollout->row.id, rollout->soak.to_json()});
+}
+
+// What a pull gets is another digest by now.
+bool Rollouts::has_moved(const Handle& rollout) const {
+    return std::ranges::any_of(rollout->targets, [this](const Target& target) {
+        const TagInfo* info = parts_.tags.find(target.tag);
+        return info != nullptr && info->pulled() != target.to;
+    });
+}
+
+// Right after a start what moved may be a hold that nobody has read yet.
+bool Rollouts::holds_are_known(const Handle& rollout) const {
+    return std::ranges::all_of(rollout->targets,
+                               [this](const Target& one) { return parts_.holds_known(one.tag); });
 }
 
 // ---- Small steps ----
@@ -1423,9 +1524,10 @@ void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& cod
     }
 }
 
-void Rollouts::reject(const Handle& rollout, const Finding& finding) {
+void Rollouts::reject(const Handle& rollout, const std::string& container,
+                      const std::string& text) {
     for (const Target& target : rollout->targets) {
-        if (!finding.container.empty() && target.container != finding.container) {
+        if (!container.empty() && target.container != container) {
             continue;
         }
         RejectedRow row;
@@ -1435,8 +1537,8 @@ void Rollouts::reject(const Handle& rollout, const Finding& finding) {
         row.digest = target.to.to_string();
         row.rollout = rollout->row.id;
         row.at = parts_.clock.now();
-        row.text = finding.text;
-        rejected_[rejection_key(row.uid, row.tag, row.digest)] = finding.text;
+        row.text = text;
+        rejected_[rejection_key(row.uid, row.tag, row.digest)] = text;
         parts_.ledger.put(std::move(row));
     }
 }
@@ -1463,12 +1565,14 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
         log(rollout, EntryKind::outcome, state, row.reason + ": " + row.text);
         remember(row, ended_from(row, rollout->targets));
         parts_.gates.ended(row);
+        parts_.ledger.erase_document(kSoak, row.id);
         if (state != "superseded") {
             parts_.approvals.used(row.uid, rollout->targets);
         }
         metrics_.done += state == "done" ? 1 : 0;
         metrics_.failed += state == "failed" ? 1 : 0;
         metrics_.superseded += state == "superseded" ? 1 : 0;
+        metrics_.recalled += state == "recalled" ? 1 : 0;
         metrics_.stalled += reason == "stalled" ? 1 : 0;
     }
     if (const auto found = active_.find(rollout->key);

@@ -1,7 +1,7 @@
 // Rollouts: one workload going to one target, as a coroutine that reads like the runbook it
 // replaces.
 //
-//   waiting → preflight → rolling → verifying → done, or failed, superseded
+//   waiting → preflight → rolling → verifying → soaking → done, or failed, superseded, recalled
 //
 // A rollout is written to the ledger with its intent, before anything is written to the cluster;
 // while it waits it is only computed, so nothing waits for ever. After a restart open rollouts go
@@ -32,6 +32,7 @@
 #include "keeld/rollout/gates.h"
 #include "keeld/rollout/outcome.h"
 #include "keeld/rollout/pacing.h"
+#include "keeld/rollout/soak.h"
 #include "keeld/signal.h"
 
 namespace keel {
@@ -126,6 +127,7 @@ class Rollouts {
         std::uint64_t done = 0;
         std::uint64_t failed = 0;
         std::uint64_t superseded = 0;
+        std::uint64_t recalled = 0;
         std::uint64_t stalled = 0;
         std::uint64_t conflicts = 0;
     };
@@ -156,6 +158,7 @@ class Rollouts {
         Steady::time_point not_before{};           // the gate that counts could not be asked
         bool place = false;                        // counted by pacing at row.intended
         bool running = false;                      // past waiting: counts as one of `concurrent`
+        Soak soak;                                 // while it soaks it counts no longer
         std::shared_ptr<Batch> batch;              // while it runs with others of its group
         bool has_come = false;                     // to the first write of its batch
         Signal changed;
@@ -201,6 +204,12 @@ class Rollouts {
     Task<void> verify(Handle rollout);
     Task<Expected<Finding>> look_at_pods(Handle rollout, bool at_deadline);
     bool is_steady(const Handle& rollout, const Finding& finding) const;
+    [[nodiscard]] bool has_moved(const Handle& rollout) const;
+    [[nodiscard]] bool holds_are_known(const Handle& rollout) const;
+    void prove(const Handle& rollout, const std::string& reason, const std::string& counted);
+    Task<void> soak(Handle rollout);
+    bool stayed_well(const Handle& rollout, const std::vector<Pod>& updated);
+    void keep(const Handle& rollout);
     bool conclude(const Handle& rollout, const Finding& finding, bool at_deadline);
     [[nodiscard]] bool still_due(const Handle& rollout);
     [[nodiscard]] bool still_the_same(const Handle& rollout);
@@ -210,7 +219,7 @@ class Rollouts {
     void enter(const Handle& rollout, const std::string& state);
     void end(const Handle& rollout, const std::string& state, const std::string& reason,
              const std::string& text);
-    void reject(const Handle& rollout, const Finding& finding);
+    void reject(const Handle& rollout, const std::string& container, const std::string& text);
     void record_applied(const Handle& rollout, std::int64_t generation, const std::string& code,
                         const std::string& text);
     void log(const Handle& rollout, EntryKind kind, const std::string& code,

@@ -51,6 +51,7 @@ struct Object {
     int observed = 1;
     char runs = 'a';        // all of its pods
     bool ready = true;      // they are
+    int restarts = 0;       // of each of them
     bool replaces = true;   // its controller replaces the pods when the template changes
     bool pulls = true;      // at every start
     bool complete = false;  // its condition says that all new pods were there, once
@@ -63,6 +64,7 @@ class RolloutsTest : public testing::Test {
         config.mode = Mode::act;
         config.kubernetes.emplace();
         config.pacing.cluster.count = config.pacing.ns.count = config.pacing.concurrent = 0;
+        config.defaults.soak = Millis{0};
         CacheConfig& cache = config.caches.emplace_back();
         cache.name = "cache-a";
         cache.lookup["*"] = peer->url("/cache");
@@ -285,6 +287,11 @@ class RolloutsTest : public testing::Test {
         return active && active->state == "waiting" && active->reason == to_string(gate);
     }
 
+    [[nodiscard]] bool soaks(const std::string& name) {
+        const auto active = rollouts->active(key(name));
+        return active && active->state == "soaking";
+    }
+
     // --- votes ---
     void wants_votes(int votes) {
         Namespace shop = test::enrolled("shop");
@@ -442,10 +449,12 @@ class RolloutsTest : public testing::Test {
                         R"({"metadata":{"name":")" + name + "-" + number +
                             R"(","namespace":"shop","uid":")" + name + number + R"(",)" +
                             owner("ReplicaSet", old) +
-                            R"(},"spec":{"nodeName":"n"},"status":{"phase":"Running","containerStatuses":[)" +
-                            R"({"name":"app","imageID":"x/y@)" + digest(object.runs).to_string() +
-                            R"(","ready":)" + (object.ready ? "true" : "false") +
-                            R"(,"state":{"running":{}}}]}})");
+                            R"(},"spec":{"nodeName":"n"},"status":{"phase":"Running","conditions":[)" +
+                            R"({"type":"Ready","status":")" + (object.ready ? "True" : "False") +
+                            R"("}],"containerStatuses":[)" + R"({"name":"app","imageID":"x/y@)" +
+                            digest(object.runs).to_string() + R"(","restartCount":)" +
+                            std::to_string(object.restarts) + R"(,"ready":)" +
+                            (object.ready ? "true" : "false") + R"(,"state":{"running":{}}}]}})");
                 }
             }
         }
@@ -1339,6 +1348,97 @@ TEST_F(RolloutsTest, R3_ReadyForAMomentProvesNothing) {
     objects["web"].ready = true;
     ASSERT_TRUE(until([this] { return ended("done"); }));
     EXPECT_GE(Steady::now() - seen, steady);
+}
+
+// --- soak ---
+
+TEST_F(RolloutsTest, R3_NewPodsHaveToStayWellForTheSoakAndKeepNoPlaceMeanwhile) {
+    config.defaults.soak = std::chrono::seconds{10};
+    config.pacing.concurrent = 1;
+    for (const char* name : {"api", "web"})
+        add(name);
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return soaks("web"); }));
+    moves("api", 'b');
+    ASSERT_TRUE(until([this] { return soaks("api"); }));
+    const std::size_t looks = pod_looks;
+    ASSERT_TRUE(until([&] { return pod_looks > looks + 1; }));
+    EXPECT_FALSE(ended("done"));
+    clock.time += std::chrono::seconds{10};
+    ASSERT_TRUE(until([this] { return ended("done", 2); }));
+    EXPECT_EQ(newest().text, "2 new pods stayed well for 10s");
+    EXPECT_EQ(newest().reason, "proven");
+    EXPECT_TRUE(ledger->documents("soak").empty());
+}
+
+TEST_F(RolloutsTest, R3_R4_RestartsDuringTheSoakRejectTheTarget) {
+    config.defaults.soak = std::chrono::seconds{10};
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return soaks("web"); }));
+    const std::size_t looks = pod_looks;
+    ASSERT_TRUE(until([&] { return pod_looks > looks; }));
+    objects["web"].restarts = 1;
+    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    EXPECT_EQ(newest().reason, "content");
+    EXPECT_EQ(newest().text,
+              "pod web-2, container app: 2 restarts of the new pods while they soaked");
+    EXPECT_EQ(reason("web"), "target-rejected");
+    EXPECT_EQ(patches.size(), 1U);
+    ASSERT_EQ(ledger->rejected().size(), 1U);
+    EXPECT_EQ(ledger->rejected()[0].digest, digest('b').to_string());
+}
+
+TEST_F(RolloutsTest, R4_ATagThatGoesBackDuringTheSoakIsRecalled) {
+    config.defaults.soak = std::chrono::minutes{10};
+    config.defaults.reverts = Reverts::never;
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return soaks("web"); }));
+    moves("web", 'a');
+    EXPECT_TRUE(soaks("web")) << "a cache answers so when its upstream fails";
+    tags.confirm(tag("web"), digest('a'), clock.now(), "upstream");
+    planner->reconsider(tag("web"));
+    ASSERT_TRUE(until([this] { return ended("recalled"); }));
+    EXPECT_EQ(newest().reason, "tag-went-back");
+    EXPECT_EQ(patches.size(), 1U);
+    EXPECT_EQ(rollouts->metrics().recalled, 1U);
+}
+
+TEST_F(RolloutsTest, R4_ATagThatMovesOnDuringTheSoakSupersedes) {
+    config.defaults.soak = std::chrono::minutes{10};
+    add("web");
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return soaks("web"); }));
+    moves("web", 'c');
+    ASSERT_TRUE(until([this] { return ended("superseded") && soaks("web"); }));
+    EXPECT_EQ(objects["web"].runs, 'c');
+    EXPECT_EQ(patches.size(), 2U);
+}
+
+TEST_F(RolloutsTest, P7_ASoakGoesOnAfterARestartOfKeeld) {
+    add("web");
+    RolloutRow row = left_behind("web", "soaking");
+    row.applied = at(-50);
+    row.deadline = at(3600);
+    row.reason = "proven";
+    ledger->put(row);
+    Soak soak;
+    soak.begun = at(-50);
+    soak.pods = {{"web1", {}}, {"web2", {}}};
+    ledger->put(DocumentRow{"soak", row.id, soak.to_json()});
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    objects["web"].runs = answers["web"] = 'b';
+    tags.observe(tag("web"), digest('b'), ManifestKind::image, at(-70), "event cache-a");
+    objects["web"].restarts = 1;  // while keeld was away
+    start();
+    ASSERT_TRUE(until([this] { return ended("failed"); }));
+    EXPECT_EQ(newest().reason, "content");
+    EXPECT_TRUE(patches.empty());
 }
 
 TEST_F(RolloutsTest, R6_AWindowIsWaitedForAndItsOpeningIsTold) {

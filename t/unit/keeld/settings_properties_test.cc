@@ -160,12 +160,15 @@ TEST(SettingsProperties, TheStrictestGuardHoldsAndOnlyTightens) {
         const Written votes = random.some_of({"0", "1", "2", "5"});
         const Written hours = random.some_of({"1", "12", "24", "48"});
         cluster.write("keel.sh/minAge", ages);
+        cluster.write("keel.sh/soak", ages);
         cluster.write("keel.sh/approvals", votes);
         cluster.write("keel.sh/approvalDeadline", hours);
         cluster.config.defaults.min_age = std::chrono::hours(random.below(3));
         Millis oldest = cluster.config.defaults.min_age;
+        Millis soak = cluster.config.defaults.soak;
         for (const auto& one : ages) {
             if (one) oldest = std::max(oldest, *parse_duration(*one));
+            if (one) soak = std::max(soak, *parse_duration(*one));
         }
         int most = 0;
         for (const auto& one : votes) {
@@ -177,6 +180,7 @@ TEST(SettingsProperties, TheStrictestGuardHoldsAndOnlyTightens) {
         }
         const WorkloadSettings settings = cluster.read();
         EXPECT_EQ(settings.min_age.parsed, oldest);
+        EXPECT_EQ(settings.soak.parsed, soak);
         EXPECT_EQ(settings.approvals.parsed, most);
         EXPECT_EQ(settings.approval_deadline.parsed,
                   std::chrono::hours(fewest == 1'000 ? 24 : fewest));
@@ -190,11 +194,15 @@ TEST(SettingsProperties, TheStrictestGuardHoldsAndOnlyTightens) {
 
 TEST(SettingsProperties, V4_AGuardThatMeansNothingBlocksWhereverItStands) {
     Random random;
-    for (const char* key : {"keel.sh/minAge", "keel.sh/approvals", "keel.sh/approvalDeadline"}) {
+    const std::string durations[] = {"keel.sh/minAge", "keel.sh/soak"};
+    for (const std::string key :
+         {"keel.sh/minAge", "keel.sh/soak", "keel.sh/approvals", "keel.sh/approvalDeadline"}) {
         for (int round = 0; round < kRounds / 10; ++round) {
             Cluster cluster;
             Written all = random.some_of({"1"});
-            if (key == std::string("keel.sh/minAge")) all = random.some_of({"1h"});
+            if (std::ranges::find(durations, key) != std::end(durations)) {
+                all = random.some_of({"1h"});
+            }
             const std::size_t wrong = random.below(all.size());
             all.at(wrong) = "soon";
             cluster.write(key, all);

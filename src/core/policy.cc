@@ -311,7 +311,7 @@ std::string sentence(const Policy& policy, std::string_view current, const TagCh
         case Reason::stream_jump:
             return "between " + tag + " and " + beyond +
                    " lies a step of more than two in the first number: another product or another "
-                   "numbering; a pattern releases it";
+                   "numbering; a pattern or a vote releases it";
         case Reason::stream_unknown:
             return tag + " itself does not match " + rule + ", so what matches is another stream";
         case Reason::unknown_order:

@@ -190,7 +190,16 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     gates_ = std::make_unique<Gates>(Gates::Parts{config_, clock(), *catalogue_, *ledger_});
     gates_->on_move([this] { rollouts_->wake_waiting(); });
     approvals_ = std::make_unique<Approvals>(Approvals::Parts{clock(), *ledger_});
-    approvals_->on_move([this] { rollouts_->wake_waiting(); });
+    approvals_->on_move([this] {
+        rollouts_->wake_waiting();
+        // What a vote let go may be due from now on.
+        for (const auto& [id, one] : approvals_->all()) {
+            const Expected<WorkloadKey> key = WorkloadKey::parse(one.workload);
+            if (key && one.archived == Time{}) {
+                planner_->reconsider(*key);
+            }
+        }
+    });
     rollouts_ = std::make_unique<Rollouts>(
         Rollouts::Parts{loop_, config_, clock(), *catalogue_, *tags_, *registry_, *pods_, *cluster_,
                         *ledger_, *lease_, *gates_, *approvals_,
@@ -654,8 +663,9 @@ bool Daemon::is_over(const Approval& one) {
         return true;
     }
     const WorkloadVerdict verdict = planner_->verdict(*entry);
+    const std::vector<Target>& targets = verdict.targets.empty() ? verdict.asks : verdict.targets;
     return verdict.verdict == Verdict::current || verdict.verdict == Verdict::ignore ||
-           (!verdict.targets.empty() && targets_text(verdict.targets) != one.targets);
+           (!targets.empty() && targets_text(targets) != one.targets);
 }
 
 void Daemon::reload() {

@@ -519,6 +519,21 @@ def test_d2_d3_d5_why_names_the_newest_the_unordered_and_whose_word_it_is(lab, v
     assert code == 0 and "9.9.9 is newer" in out and "no order" in out and "the cache's word" in out
 
 
+def test_v5_a_vote_for_its_digest_lets_a_workload_cross_to_another_stream(lab, versions):
+    """9.9.9 lies behind a jump from 2.0.0, and has the content of 1.2.3."""
+    workload = "Deployment/versions/newest"
+    wait_reason(lab, workload, "stream-jump")
+    one = wait_for("somebody is asked", lambda: next(
+        (item for item in lab.keeld.get("/v1/approvals") if item["workload"] == workload and not item["archived"]), None))
+    assert one["identifier"] == f"{workload}:9.9.9@{versions.pushed['1.2.3'].digest}"
+    assert patches(lab, workload, versions.since) == []
+    assert lab.keeld.ctl("approve", one["identifier"])[0] == 0
+    wait_ended(lab, workload, versions.pushed["1.2.3"].digest)
+    assert images(lab, workload) == {"app": lab.image("versions/app:9.9.9")}
+    assert patches(lab, workload, versions.since) == [200]
+    wait_reason(lab, workload, "up-to-date")
+
+
 def test_v6_a_digest_newer_than_any_release_is_followed(lab, versions):
     """The latest of a repository with releases stays latest, and its new content is rolled out."""
     wait_reason(lab, "Deployment/versions/latest", "fixed-tag")

@@ -343,7 +343,8 @@ std::string release_of(Reason reason) {
         case Reason::stream_unknown:
             return "a pattern that the running tag matches, too";
         case Reason::stream_jump:
-            return "a pattern that names the stream";
+            return "a pattern that names the stream, or keelctl approve of what keelctl approvals "
+                   "lists for it";
         case Reason::older_build:
         case Reason::incomplete:
             return "the next build of the tags that the sentence names; they are looked at on the "

@@ -38,6 +38,7 @@ class Judge {
         for (std::size_t i = 0; i < workload_.containers.size(); ++i) {
             result_.containers.push_back(judge_container(i));
         }
+        cross_streams();
         move_together();
         block_siblings();
         conclude();
@@ -425,7 +426,12 @@ class Judge {
             return say(by_digest, choice.reason, choice.sentence);
         }
         if (choice.reason != Reason::newer_tag) {
-            return beside_digest(std::move(by_digest), choice.reason, choice.sentence);
+            ContainerVerdict stays =
+                beside_digest(std::move(by_digest), choice.reason, choice.sentence);
+            if (stays.reason == Reason::stream_jump && freedom.tag) {
+                stays.jump = behind_jump(stays, container, reference, choice);
+            }
+            return stays;
         }
         if (!freedom.tag) {
             by_digest.allowed.clear();
@@ -571,6 +577,24 @@ class Judge {
         }
         return say(verdict, Reason::newer_tag,
                    sentence + "; it answers " + brief(candidate.digest.to_string()));
+    }
+
+    // What lies behind a jump, where nothing but the jump is in its way.
+    std::optional<Target> behind_jump(const ContainerVerdict& stays, const Container& container,
+                                      const Reference& reference, const Choice& choice) {
+        const TagInfo* info = knowledge_.tags.find(*stays.tag);
+        if (choice.beyond.empty() || (info != nullptr && info->held)) {
+            return std::nullopt;
+        }
+        Tag tag = *stays.tag;
+        tag.name = choice.beyond;
+        const Candidate candidate = look_at(tag, container);
+        if (candidate.state != Candidate::State::fit) {
+            return std::nullopt;
+        }
+        const ContainerVerdict there =
+            judge_candidate(stays, container, reference, tag, candidate, choice.sentence);
+        return there.verdict == Verdict::roll ? there.target : std::nullopt;
     }
 
     Candidate look_at(const Tag& tag, const Container& container) {
@@ -832,6 +856,35 @@ class Judge {
                                                                           : same;
     }
 
+    // V5: containers cross to another stream by a vote for just that, and only where nothing else
+    // of the workload is to change.
+    void cross_streams() {
+        std::vector<Target> targets;
+        for (const ContainerVerdict& one : result_.containers) {
+            if (one.verdict == Verdict::roll) {
+                return;
+            }
+            if (one.jump) {
+                targets.push_back(*one.jump);
+            }
+        }
+        if (targets.empty()) {
+            return;
+        }
+        result_.vote_because = "it crosses to another product or numbering";
+        if (!knowledge_.approved(workload_.uid, targets)) {
+            result_.asks = std::move(targets);
+            return;
+        }
+        for (ContainerVerdict& one : result_.containers) {
+            if (one.jump) {
+                one.target = one.jump;
+                one.allowed = one.jump->tag.name;
+                one = say(one, Reason::newer_tag, one.sentence + "; a vote released it");
+            }
+        }
+    }
+
     // Containers with equal references move together, or not at all.
     void move_together() {
         for (std::size_t i = 0; i < result_.containers.size(); ++i) {
@@ -902,9 +955,9 @@ class Judge {
         for (const ContainerVerdict& one : result_.containers) {
             if (one.verdict == Verdict::roll) {
                 result_.targets.push_back(*one.target);
-                result_.needs_approval =
-                    result_.needs_approval ||
-                    (one.revert && knowledge_.config.defaults.reverts == Reverts::ask);
+                if (one.revert && knowledge_.config.defaults.reverts == Reverts::ask) {
+                    result_.vote_because = "the target is older than what runs, and reverts is ask";
+                }
             }
         }
     }

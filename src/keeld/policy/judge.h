@@ -41,6 +41,7 @@ struct ContainerVerdict {
     std::string sentence;
     std::optional<Tag> tag;
     std::optional<Target> target;  // with `roll`
+    std::optional<Target> jump;    // with `stream_jump`: where a vote would let it go
     bool would_change = false;     // a restart would give it other content than it runs, or might
     bool revert = false;           // the target is older than what runs, by our own ledger
     std::string allowed;           // the newer name that the policy allows, taken or not; or empty
@@ -55,7 +56,8 @@ struct WorkloadVerdict {
     WorkloadSettings settings;
     std::vector<ContainerVerdict> containers;  // beside the workload's containers
     std::vector<Target> targets;               // of a restart, if one is due; empty otherwise
-    bool needs_approval = false;               // a confirmed revert under `reverts: ask`
+    std::vector<Target> asks;  // nothing is due, and a vote for just this would let it go
+    std::string vote_because;  // why targets, or asks, need a vote whatever settings say; or empty
     std::optional<Time> recheck;  // when a digest is old enough: the verdict may be another then
 
     // What must be known before more can be said, or must stay known while it bears on this.
@@ -94,6 +96,8 @@ struct Knowledge {
     // Whether our own ledger shows that keeld wrote this text into the image field of the container
     // of the workload with this UID.
     std::function<bool(const std::string&, const std::string&, const std::string&)> wrote;
+    // Whether enough people voted for just these targets of the workload with this UID.
+    std::function<bool(const std::string&, const std::vector<Target>&)> approved;
     std::function<std::vector<std::string>()> platforms;  // of the cluster's nodes
     Time now;
 };

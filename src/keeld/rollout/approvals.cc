@@ -176,7 +176,7 @@ Approvals::Approvals(Parts parts) : parts_(parts) {
 
 int Approvals::needed(const Workload& workload, const WorkloadVerdict& verdict) const {
     const auto demanded = demanded_.find(workload.key.to_string());
-    return std::max({verdict.settings.approvals.parsed, verdict.needs_approval ? 1 : 0,
+    return std::max({verdict.settings.approvals.parsed, verdict.vote_because.empty() ? 0 : 1,
                      demanded != demanded_.end() ? demanded->second : 0});
 }
 
@@ -226,8 +226,14 @@ std::optional<ClosedGate> Approvals::gate(const Workload& workload,
                           format_time(one.deadline)};
 }
 
+bool Approvals::approved(const std::string& uid, const std::vector<Target>& targets) const {
+    const Approval* one = open_one(uid, targets);
+    return one != nullptr && one->state(parts_.clock.now()) == Approval::State::approved;
+}
+
 void Approvals::ask(const Workload& workload, const WorkloadVerdict& verdict) {
-    const std::string text = targets_text(verdict.targets);
+    const std::vector<Target>& targets = verdict.targets.empty() ? verdict.asks : verdict.targets;
+    const std::string text = targets_text(targets);
     const int needed = this->needed(workload, verdict);
     sweep([&](const Approval& one) {
         return one.uid == workload.uid && (needed == 0 || one.targets != text);
@@ -236,15 +242,15 @@ void Approvals::ask(const Workload& workload, const WorkloadVerdict& verdict) {
         return;
     }
     const Time now = parts_.clock.now();
-    const Approval* known = open_one(workload.uid, verdict.targets);
+    const Approval* known = open_one(workload.uid, targets);
     if (known == nullptr) {
-        const Target& first = verdict.targets.front();
+        const Target& first = targets.front();
         Approval one;
         one.id = random_id();
         one.workload = workload.key.to_string();
         one.uid = workload.uid;
         one.targets = text;
-        one.identifier = identifier_of(workload.key, verdict.targets);
+        one.identifier = identifier_of(workload.key, targets);
         one.current = tag_before(first);
         one.wanted = first.tag.name;
         one.tag = first.tag.to_string();
@@ -259,7 +265,7 @@ void Approvals::ask(const Workload& workload, const WorkloadVerdict& verdict) {
     one.needed = needed;
     one.deadline = one.created + verdict.settings.approval_deadline.parsed;
     const Setting& votes = verdict.settings.approvals;
-    one.why = verdict.needs_approval ? "the target is older than what runs, and reverts is ask"
+    one.why = !verdict.vote_because.empty() ? verdict.vote_because
               : verdict.settings.approvals.parsed == needed
                   ? "keel.sh/approvals is " + votes.value + " (" + votes.layer + ")"
                   : "somebody demands " + votes_text(needed) + " of it";

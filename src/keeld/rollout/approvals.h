@@ -67,8 +67,10 @@ class Approvals {
     // What a due rollout waits for before it may go to its targets; nullopt: for nothing.
     [[nodiscard]] std::optional<ClosedGate> gate(const Workload& workload,
                                                  const WorkloadVerdict& verdict) const;
-    // Asks for the votes that a due rollout needs, if nobody has; what was asked for other targets
-    // of this workload is over. Idempotent.
+    // Whether enough people voted for just these targets of the workload with this UID.
+    [[nodiscard]] bool approved(const std::string& uid, const std::vector<Target>& targets) const;
+    // Asks for the votes that a due rollout, or what a verdict asks for, needs, if nobody has; what
+    // was asked for other targets of this workload is over. Idempotent.
     void ask(const Workload& workload, const WorkloadVerdict& verdict);
     // The rollout to these targets has ended: the same ones need votes anew.
     void used(const std::string& uid, const std::vector<Target>& targets);

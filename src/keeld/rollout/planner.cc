@@ -113,6 +113,9 @@ Knowledge Planner::knowledge(const Config& config, const PhaseStates& phases) co
         [this](const std::string& uid, const std::string& container, const std::string& image) {
             return parts_.rollouts != nullptr && parts_.rollouts->wrote(uid, container, image);
         },
+        [this](const std::string& uid, const std::vector<Target>& targets) {
+            return parts_.rollouts != nullptr && parts_.rollouts->approved(uid, targets);
+        },
         [this] { return parts_.pods.platforms(); },
         parts_.clock.now(),
     };
@@ -250,6 +253,8 @@ void Planner::consider(const WorkloadKey& key) {
     const bool known = entry->running.known || key.kind == WorkloadKind::cron_job;
     if (!verdict.targets.empty() && known) {
         parts_.rollouts->offer(key, verdict);
+    } else if (!verdict.asks.empty()) {
+        parts_.rollouts->ask(key, verdict);
     }
 }
 

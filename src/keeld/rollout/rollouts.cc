@@ -484,6 +484,13 @@ void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     keel::spawn(parts_.loop, run(rollout));
 }
 
+void Rollouts::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    if (entry != nullptr && may_write()) {
+        parts_.approvals.ask(entry->object, verdict);
+    }
+}
+
 // Beside those of its group and of pacing.
 std::vector<ClosedGate> Rollouts::own_gates(const WorkloadKey& key,
                                             const WorkloadVerdict& verdict) const {

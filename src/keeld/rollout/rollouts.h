@@ -76,6 +76,12 @@ class Rollouts {
     void recover();
     // A restart of this workload is due. Starts waiting for it, or refreshes what it waits for.
     void offer(const WorkloadKey& key, const WorkloadVerdict& verdict);
+    // Nothing is due, and people may let go what the verdict asks for.
+    void ask(const WorkloadKey& key, const WorkloadVerdict& verdict);
+    // Whether they did, for just these targets of the workload with this UID.
+    [[nodiscard]] bool approved(const std::string& uid, const std::vector<Target>& targets) const {
+        return parts_.approvals.approved(uid, targets);
+    }
     // Something changed that a rollout of this workload may be waiting for.
     void notify(const WorkloadKey& key);
     // The leadership changed, or a place became free: all waiting rollouts look at their gates.

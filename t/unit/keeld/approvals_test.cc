@@ -206,13 +206,31 @@ TEST_F(ApprovalsTest, WhatPeopleDemandNeverLoosens) {
 TEST_F(ApprovalsTest, V2_GoingBackAsksForOneVote) {
     wants(0);
     EXPECT_EQ(gate(), std::nullopt);
-    verdict.needs_approval = true;
+    verdict.vote_because = "the target is older than what runs, and reverts is ask";
     ask();
     EXPECT_EQ(gate(), Gate::awaiting_approval);
     EXPECT_EQ(open().needed, 1);
     EXPECT_NE(text().find("older than what runs"), std::string::npos) << text();
     ASSERT_TRUE(vote("alice", "approve", open().id).ok);
     EXPECT_EQ(gate(), std::nullopt);
+}
+
+TEST_F(ApprovalsTest, V5_P6_WhatIsNotDueMayBeAskedFor) {
+    wants(0);
+    verdict.asks = std::exchange(verdict.targets, {});
+    verdict.vote_because = "it crosses to another product or numbering";
+    EXPECT_FALSE(approvals.approved(workload.uid, verdict.asks));
+    ask();
+    EXPECT_FALSE(approvals.approved(workload.uid, verdict.asks));
+    ASSERT_TRUE(vote("alice", "approve", open().id).ok);
+    EXPECT_TRUE(approvals.approved(workload.uid, verdict.asks));
+    EXPECT_FALSE(approvals.approved("another", verdict.asks));
+
+    verdict.targets = std::exchange(verdict.asks, {});  // now it is
+    ask();
+    EXPECT_EQ(gate(), std::nullopt);
+    verdict.targets.front().to = test::digest('c');
+    EXPECT_FALSE(approvals.approved(workload.uid, verdict.targets));
 }
 
 TEST_F(ApprovalsTest, WhatIsNoApprovalOpensNothing) {

@@ -61,6 +61,7 @@ class Cluster {
             [](const Tag&) -> const Listing* { return nullptr; },
             [](const Tag&) -> std::optional<std::uint64_t> { return std::nullopt; },
             [](const std::string&, const std::string&, const std::string&) { return false; },
+            [](const std::string&, const std::vector<Target>&) { return false; },
             [] { return std::vector<std::string>{"linux/amd64"}; },
             at(1'000)};
     }

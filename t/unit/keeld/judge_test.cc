@@ -102,6 +102,9 @@ class World {
             [this](const std::string& uid, const std::string& name, const std::string& image) {
                 return written == uid + " " + name + " " + image;
             },
+            [this](const std::string& uid, const std::vector<Target>& targets) {
+                return approved == uid + " " + targets_text(targets);
+            },
             [this] { return nodes; },
             now};
         return keel::judge(*std::as_const(catalogue).find(workload.key), knowledge);
@@ -121,6 +124,7 @@ class World {
     std::map<Digest, Error> failures;
     std::map<std::string, std::string> rejected;  // "uid container digest" → why
     std::map<std::string, std::string> stalled;
+    std::string approved;  // "uid targets"
     Listings listings{*ledger};
     Choices choices;
     std::string written;  // "uid container image" that keeld wrote
@@ -520,16 +524,16 @@ TEST(Judge, V2_AConfirmedMoveBackAsksFirst) {
     world.runs("app", 'b', 2);
     WorkloadVerdict verdict = world.judge();
     EXPECT_EQ(verdict.reason, Reason::digest_moved);
-    EXPECT_TRUE(verdict.needs_approval);
+    EXPECT_FALSE(verdict.vote_because.empty());
     EXPECT_TRUE(verdict.containers[0].revert);
     world.config.defaults.reverts = Reverts::follow;
-    EXPECT_FALSE(world.judge().needs_approval);
+    EXPECT_EQ(world.judge().vote_because, "");
 }
 
 TEST(Judge, V6_AForwardMoveNeedsNoApproval) {
     World world;
     const WorkloadVerdict verdict = world.judge();
-    EXPECT_FALSE(verdict.needs_approval);
+    EXPECT_EQ(verdict.vote_because, "");
     EXPECT_FALSE(verdict.containers[0].revert);
 }
 
@@ -758,6 +762,53 @@ TEST(JudgeTags, V2_ASiblingWaitsWhileTheAnswerAboutANewerTagIsUnderWay) {
     EXPECT_EQ(name_of(verdict.containers[0].reason), "no-answer");
     EXPECT_EQ(name_of(verdict.containers[1].reason), "sibling-blocked")
         << verdict.containers[1].sentence;
+}
+
+// 14.3.9, which answers digest b, lies behind a jump.
+struct JumpWorld : TagWorld {
+    JumpWorld() : TagWorld("major", {"1.27.1", "14.3.9"}) { answers("14.3.9", 'b'); }
+};
+
+TEST(Judge, V5_AVoteForJustThatLetsItCrossToAnotherStream) {
+    JumpWorld world;
+    WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(verdict.reason, Reason::stream_jump);
+    EXPECT_TRUE(verdict.targets.empty());
+    const std::string asked = targets_text(verdict.asks);
+    EXPECT_EQ(asked, "app " + tag("14.3.9").to_string() + " " + digest('b').to_string());
+    EXPECT_NE(verdict.vote_because, "");
+
+    for (const std::string& other : {"uid-other " + asked, "uid-web " + asked + "x"}) {
+        world.approved = other;
+        EXPECT_EQ(world.judge().reason, Reason::stream_jump) << other;
+    }
+    world.approved = "uid-web " + asked;
+    verdict = world.judge();
+    EXPECT_EQ(verdict.verdict, Verdict::roll);
+    EXPECT_EQ(verdict.reason, Reason::newer_tag);
+    EXPECT_EQ(targets_text(verdict.targets), asked);
+    EXPECT_TRUE(verdict.asks.empty());
+    EXPECT_NE(verdict.vote_because, "") << "the gate asks for the vote again";
+}
+
+TEST(Judge, V5_NobodyIsAskedForAJumpThatSomethingElseKeepsBack) {
+    const std::pair<const char*, std::function<void(TagWorld&)>> cases[] = {
+        {"its digest moved and goes first", [](TagWorld& w) { w.see('c', 30, tag("1.27.1")); }},
+        {"it failed here before",
+         [](TagWorld& w) { w.rejected["uid-web app " + digest('b').to_string()] = "crashed"; }},
+        {"it is an older build",
+         [](TagWorld& w) {
+             w.made('a', at(0));
+             w.made('b', at(0) - std::chrono::hours{25});
+         }},
+        {"it is not pulled", [](TagWorld& w) { w.app().pull = PullPolicy::never; }},
+        {"what it holds is unread", [](TagWorld& w) { w.contents.erase(digest('b')); }},
+    };
+    for (const auto& [name, change] : cases) {
+        JumpWorld world;
+        change(world);
+        EXPECT_TRUE(world.judge().asks.empty()) << name;
+    }
 }
 
 struct TagCase {
@@ -1140,13 +1191,13 @@ TEST(Judge, V2_GoingBackToAHeldDigestNeedsItsApproval) {
         EXPECT_EQ(name_of(verdict.reason), "digest-moved");
         ASSERT_EQ(verdict.targets.size(), 1U);
         EXPECT_EQ(verdict.targets.front().to, digest('a'));
-        EXPECT_EQ(verdict.needs_approval, running == 'b');
+        EXPECT_EQ(!verdict.vote_because.empty(), running == 'b');
         world.config.defaults.reverts = Reverts::follow;
-        EXPECT_FALSE(world.judge().needs_approval);
+        EXPECT_EQ(world.judge().vote_because, "");
     }
     World world;  // nobody knows how old c is
     world.hold('c');
-    EXPECT_TRUE(world.judge().needs_approval);
+    EXPECT_NE(world.judge().vote_because, "");
 }
 
 TEST(Judge, AHeldDigestIsTheTargetWhateverIsNewer) {
@@ -1156,7 +1207,7 @@ TEST(Judge, AHeldDigestIsTheTargetWhateverIsNewer) {
     const WorkloadVerdict verdict = world.judge();
     ASSERT_EQ(verdict.targets.size(), 1U);
     EXPECT_EQ(verdict.targets.front().to, digest('b'));
-    EXPECT_FALSE(verdict.needs_approval);
+    EXPECT_EQ(verdict.vote_because, "");
     world.tags.hold(tag(), std::nullopt, at(5));
     EXPECT_EQ(world.judge().targets.front().to, digest('c'));
 }

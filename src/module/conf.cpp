@@ -12,6 +12,7 @@
 
 #include "core/api_request.h"
 #include "core/holds.h"
+#include "core/reference.h"
 #include "core/signature.h"
 #include "module/api.h"
 #include "module/control.h"
@@ -130,6 +131,7 @@ const char* parse_http(ngx_pool_t* pool, std::string_view url, Companion& compan
         return "must not hold a user name or password; use secret=FILE";
     }
     if (url.find('#') != std::string_view::npos) return "must not hold a fragment";
+    if (parts.authority.find('$') != std::string_view::npos) return "has a variable for a host";
     for (const char c : url) {
         if (static_cast<unsigned char>(c) <= ' ' || c == '\x7f') return "must not hold white space";
     }
@@ -220,6 +222,13 @@ char* add_api_secret(ngx_conf_t* cf, LocationConf& location, std::string_view va
     return conf_ok();
 }
 
+// Directives such as proxy_pass take over a location that has a handler, without a word.
+bool answers_api(ngx_conf_t* cf) noexcept {
+    const auto* core = static_cast<ngx_http_core_loc_conf_t*>(
+        ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module));
+    return core->handler == answer_api;
+}
+
 // keel_api refuses what is larger than its limit by itself, in its own words; a smaller limit is
 // nginx's.
 void bound_api_bodies(ngx_conf_t* cf) noexcept {
@@ -280,11 +289,6 @@ char* find_publisher(ngx_conf_t* cf, MainConf& conf) noexcept {
 }  // namespace
 
 // --- directives ---
-
-ngx_conf_enum_t verify_words[] = {{ngx_string("off"), ngx_uint_t(Verify::off)},
-                                  {ngx_string("missing"), ngx_uint_t(Verify::missing)},
-                                  {ngx_string("on"), ngx_uint_t(Verify::on)},
-                                  {ngx_null_string, 0}};
 
 char* set_zone(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     auto& main = *static_cast<MainConf*>(conf);
@@ -363,6 +367,27 @@ char* set_hold(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept {
     return conf_ok();
 }
 
+char* set_verify(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
+    auto& location = *static_cast<LocationConf*>(conf);
+    if (location.verify != NGX_CONF_UNSET_UINT) return const_cast<char*>("is duplicate");
+    const std::string_view text = argument(cf, 1);
+    if (text == "off") {
+        location.verify = ngx_uint_t(Verify::off);
+    } else if (text == "missing") {
+        location.verify = ngx_uint_t(Verify::missing);
+    } else if (text == "on") {
+        location.verify = ngx_uint_t(Verify::on);
+    } else {
+        const ngx_str_t shown = ngx_text(text);
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid value \"%V\" in \"keel_verify\" directive, it must be "
+                           "\"off\", \"missing\" or \"on\"",
+                           &shown);
+        return conf_error();
+    }
+    return conf_ok();
+}
+
 char* set_registry(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     auto& location = *static_cast<LocationConf*>(conf);
     if (location.registry != nullptr && location.registry != NGX_CONF_UNSET_PTR) {
@@ -406,7 +431,7 @@ char* set_registry(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     for (;;) {
         const std::size_t comma = registry->fixed ? std::string_view::npos : rest.find(',');
         const std::string_view name = rest.substr(0, comma);
-        if (name.size() > kMaxRegistry || !word(name, ".-:[]") ||
+        if (!is_registry(name) ||
             name.find_first_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ") != std::string_view::npos) {
             const ngx_str_t bad = ngx_text(name);
             ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
@@ -480,9 +505,9 @@ char* set_companion(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
     for (ngx_uint_t i = 2; i < cf->args->nelts; ++i) {
         std::string_view value;
         const std::string_view text = argument(cf, i);
-        if (option(text, "secret", value) && companion->secret.data == nullptr) {
+        if (option(text, "secret", value) && !value.empty() && companion->secret.data == nullptr) {
             if (read_secret(cf, value, *companion) != conf_ok()) return conf_error();
-        } else if (option(text, "ca", value) && companion->ca.data == nullptr) {
+        } else if (option(text, "ca", value) && !value.empty() && companion->ca.data == nullptr) {
             if (read_ca(cf, value, *companion) != conf_ok()) return conf_error();
         } else {
             const ngx_str_t shown = ngx_text(text);
@@ -540,6 +565,7 @@ char* set_api(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
         if (add_api_secret(cf, location, value) != conf_ok()) return conf_error();
     }
     location.api_prefix = core->name.len;
+    location.api_place = place(cf);
     core->handler = answer_api;
     return conf_ok();
 }
@@ -584,6 +610,10 @@ char* merge_location_conf(ngx_conf_t* cf, void* parent, void* child) noexcept {
     if (inner.hold_here && inner.registry == nullptr) {
         return missing(cf, "keel_hold on", inner.hold_place,
                        "\"keel_registry\" in the same location or around it");
+    }
+    if (inner.api_prefix > 0 && !answers_api(cf)) {
+        return missing(cf, "keel_api", inner.api_place,
+                       "its location for itself: another handler stands there, too");
     }
     if (inner.api_prefix > 0) bound_api_bodies(cf);
     return conf_ok();

@@ -73,6 +73,7 @@ struct LocationConf {
     bool hold_here;     // `keel_hold on` is
     Place observe_place;
     Place hold_place;
+    Place api_place;
     std::size_t api_prefix;    // bytes of the location's name before what keel_api answers
     ngx_array_t* api_secrets;  // of ApiSecret, or null
 };
@@ -106,7 +107,7 @@ char* set_cache_name(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_observe(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_hold(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_registry(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
-extern ngx_conf_enum_t verify_words[];  // what keel_verify takes
+char* set_verify(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_node(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_companion(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;
 char* set_api(ngx_conf_t* cf, ngx_command_t* cmd, void* conf) noexcept;

@@ -145,6 +145,8 @@ std::string_view to_string(Gate gate) noexcept {
             return "observe-only";
         case Gate::not_leader:
             return "not-leader";
+        case Gate::preflight:
+            return "preflight";
     }
     return "";
 }

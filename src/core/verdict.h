@@ -79,7 +79,8 @@ enum class Gate : std::uint8_t {
     breaker_open,
     paused,
     observe_only,
-    not_leader
+    not_leader,
+    preflight  // the API server's dry run, or what was read, says that it cannot work
 };
 [[nodiscard]] std::string_view to_string(Gate gate) noexcept;
 

@@ -10,7 +10,7 @@ import re
 import signal
 
 from lab.client import plural
-from lab.kubernetes import KEELD
+from lab.kubernetes import KEELD, audited
 from lab.lab import WORKLOADS
 from lab.wait import wait_for
 
@@ -170,7 +170,7 @@ def requests(lab, since=0):
     with open(lab.api.audit_log, "rb") as log:
         log.seek(since)
         lines = log.read().split(b"\n")[:-1]
-    found = [json.loads(line) for line in lines if KEELD.encode() in line]
+    found = [audited(line) for line in lines if KEELD.encode() in line]
     stages = {"watch": "ResponseStarted"}
     return [
         entry
@@ -188,7 +188,7 @@ def writes(lab, since=0):
     return [
         entry
         for entry in requests(lab, since)
-        if entry["verb"] not in ("get", "list", "watch")
+        if entry["verb"] not in ("get", "list", "watch", "dry-run")
         and resource(entry) not in ("leases", "selfsubjectaccessreviews")
     ]
 

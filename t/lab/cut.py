@@ -12,6 +12,7 @@ import threading
 import time
 
 PASS, CUT, LOSE, HOLD = "pass", "cut", "lose", "hold"
+DRY_RUN = "DRY-RUN"  # the method of a request that changes nothing, whatever it would do otherwise
 
 
 class Refuse:
@@ -26,6 +27,8 @@ class Request:
 
     def __init__(self, method, path):
         self.method, self.path, self.at, self.status, self.done = method, path, time.monotonic(), None, PASS
+        if "dryRun=All" in path:
+            self.method = DRY_RUN
         self.gone = False  # in the stream of a watch: the server said 410
 
     def __repr__(self):

@@ -18,6 +18,12 @@ from .process import Server, run
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+def audited(line):
+    """An entry of the audit log; what is only tried has the verb dry-run."""
+    entry = json.loads(line)
+    return {**entry, "verb": "dry-run"} if "dryRun=All" in entry["requestURI"] else entry
+
+
 @functools.lru_cache
 def binary(name):
     """A Kubernetes program; KEEL_KUBERNETES names the folder where it is not this user's cache."""
@@ -122,7 +128,7 @@ class ApiServer(Server):
         """Audit log entries (one a request, when it was answered), narrowed by user, verb and resource."""
         found = []
         for line in self.audit_log.read_text().splitlines():
-            entry = json.loads(line)
+            entry = audited(line)
             if entry["stage"] not in ("ResponseComplete", "ResponseStarted"):
                 continue
             if entry["stage"] == "ResponseStarted" and entry["verb"] != "watch":

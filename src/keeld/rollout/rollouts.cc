@@ -26,12 +26,6 @@ std::string rejection_key(const std::string& uid, const std::string& tag,
     return uid + " " + tag + " " + digest;
 }
 
-// Whether image fields are to be written. The new template replaces every pod by itself then, those
-// of containers of which only the digest moved too: there is no marker.
-bool writes_images(const std::vector<Target>& targets) {
-    return std::ranges::any_of(targets, [](const Target& one) { return !one.image.empty(); });
-}
-
 // The same bytes in place of the same ones, for the same digests.
 bool same_write(const std::vector<Target>& one, const std::vector<Target>& other) {
     return std::ranges::equal(one, other, [](const Target& left, const Target& right) {
@@ -51,32 +45,21 @@ std::string images_text(const std::vector<Target>& targets) {
     return text;
 }
 
-// The object already has what was intended.
-bool is_written(const Workload& workload, const RolloutRow& row,
-                const std::vector<Target>& targets) {
-    if (!writes_images(targets)) {
-        return workload.uid == row.uid && workload.marker == row.marker;
-    }
-    return workload.uid == row.uid && std::ranges::all_of(targets, [&](const Target& target) {
-               const Container* there = workload.find_container(target.container);
-               return target.image.empty() || (there != nullptr && there->image == target.image);
-           });
-}
-
 struct Patch {
     std::string type;
     std::string body;
 };
 
-// A change of the pod template, for this very object in this very state.
+// A change of the pod template, for this very object, in this very state where it has a version.
 std::string template_patch(const Workload& workload, const Json& pod_template) {
     const bool cron_job = workload.key.kind == WorkloadKind::cron_job;
     const Json spec(
         cron_job ? json_pack("{s:{s:{s:O}}}", "jobTemplate", "spec", "template", pod_template.get())
                  : json_pack("{s:O}", "template", pod_template.get()));
-    const Json root(json_pack("{s:{s:s,s:s},s:O}", "metadata", "uid", workload.uid.c_str(),
-                              "resourceVersion", workload.resource_version.c_str(), "spec",
-                              spec.get()));
+    const char* version =
+        workload.resource_version.empty() ? nullptr : workload.resource_version.c_str();
+    const Json root(json_pack("{s:{s:s,s:s*},s:O}", "metadata", "uid", workload.uid.c_str(),
+                              "resourceVersion", version, "spec", spec.get()));
     return dump_json(root.get());
 }
 
@@ -112,6 +95,17 @@ Patch image_patch(const Workload& workload, const std::vector<Target>& targets) 
     return {"application/strategic-merge-patch+json", template_patch(workload, pod_template)};
 }
 
+// The very patch of the rollout, for the object in the state that is known of it.
+Patch patch_of(const Workload& workload, const RolloutRow& row,
+               const std::vector<Target>& targets) {
+    return writes_images(targets) ? image_patch(workload, targets) : restart_patch(workload, row);
+}
+
+// A new template replaces every pod by itself: there is no marker where images are written.
+std::string marker_of(const RolloutRow& row, const std::vector<Target>& targets) {
+    return writes_images(targets) ? "" : format_time(row.intended);
+}
+
 std::string tried_key(const std::string& uid, const Target& target) {
     return uid + " " + target.container + " " + target.tag.to_string() + " " +
            target.to.to_string();
@@ -137,20 +131,6 @@ bool is_provable(const Target& target) {
 std::vector<Target> provable(std::vector<Target> targets) {
     std::erase_if(targets, [](const Target& one) { return !is_provable(one); });
     return targets;
-}
-
-// Only these say for certain that nothing was applied; after anything else the object tells.
-bool nothing_was_written(const Error& error) {
-    static const char* const kCertain[] = {"invalid",
-                                           "bad-request",
-                                           "forbidden",
-                                           "unauthorized",
-                                           "credentials",
-                                           "too-many-requests",
-                                           "method-not-allowed",
-                                           "unsupported-media-type",
-                                           "request-entity-too-large"};
-    return std::ranges::find(kCertain, error.code) != std::end(kCertain);
 }
 
 // The tags of one workload, asked for at once.
@@ -514,6 +494,9 @@ std::vector<ClosedGate> Rollouts::own_gates(const WorkloadKey& key,
         closed.push_back({Gate::awaiting_phase, std::nullopt, why});
     }
     const auto parted = parted_.find(key);
+    if (std::optional<ClosedGate> obstacle = obstacle_gate(key, verdict)) {
+        closed.push_back(std::move(*obstacle));
+    }
     if (const auto found = refused_.find(key);
         found != refused_.end() && found->second.first > parts_.clock.now()) {
         closed.push_back({Gate::awaiting_pacing, found->second.first,
@@ -877,7 +860,11 @@ Task<bool> Rollouts::wait_for_turn(Handle rollout) {
             co_return false;
         }
         enter(rollout, "preflight");
-        const Pull pull = co_await ask_what_a_pull_gets(rollout);
+        const Ready ready = co_await look_before(rollout);
+        Pull pull = Pull::gets_other;
+        if (ready == Ready::yes) {
+            pull = co_await ask_what_a_pull_gets(rollout);
+        }
         const bool together = co_await go_together(rollout, pull == Pull::gets_target);
         if (together) {
             co_return true;
@@ -886,7 +873,11 @@ Task<bool> Rollouts::wait_for_turn(Handle rollout) {
         // meanwhile.
         enter(rollout, "waiting");
         give_place_back(rollout);
-        if (pull == Pull::under_way) {
+        if (ready == Ready::unanswered) {
+            rollout->row.reason = to_string(Gate::preflight);
+            rollout->row.text = "the API server did not answer a dry run; tried again";
+            rollout->not_before = Steady::now() + kAskAgain;
+        } else if (pull == Pull::under_way) {
             rollout->row.reason = "under-way";
             rollout->row.text = "somebody else changed it, and none of its new pods runs yet";
             rollout->not_before = Steady::now() + kLookAgain;
@@ -1016,6 +1007,66 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
     co_return same ? Pull::gets_target : Pull::gets_other;
 }
 
+// A dry run of the very patch, on whatever state the object is in: the write itself is for the one
+// that is known.
+Task<Rollouts::Ready> Rollouts::look_before(Handle rollout) {
+    if (!may_write() || !still_the_same(rollout)) {
+        co_return Ready::not_due;
+    }
+    RolloutRow row = rollout->row;
+    row.marker = marker_of(row, rollout->targets);
+    const std::vector<Target> targets = rollout->targets;
+    Workload any = *object(rollout);
+    any.resource_version.clear();
+    const Patch patch = patch_of(any, row, targets);
+    const std::string path = rollout->key.path() + "?fieldManager=keeld&dryRun=All";
+    const Expected<Json> answer = co_await parts_.cluster.patch(path, patch.type, patch.body);
+    const Expected<Workload> would_be =
+        answer ? decode_workload(rollout->key.kind, answer->get(), row.marker_key)
+               : tl::unexpected<Error>(answer.error());
+    if (std::optional<Obstacle> obstacle = judge_dry_run(would_be, row, targets)) {
+        block(rollout, std::move(*obstacle));
+        co_return Ready::blocked;
+    }
+    if (!would_be) {
+        co_return Ready::unanswered;
+    }
+    obstacles_.erase(rollout->key);
+    co_return Ready::yes;
+}
+
+// Told once for each cause (N1), and looked at again later and later, or when the object changes.
+void Rollouts::block(const Handle& rollout, Obstacle obstacle) {
+    constexpr Millis kFirst{30'000};
+    constexpr int kMostDoublings = 6;
+    auto& blocked = obstacles_[rollout->key];
+    if (blocked.obstacle != obstacle) {
+        blocked.times = 0;
+        log(rollout, EntryKind::refused, obstacle.code, obstacle.text);
+    }
+    blocked.until = parts_.clock.now() + kFirst * (1 << blocked.times);
+    blocked.times = std::min(blocked.times + 1, kMostDoublings);
+    blocked.obstacle = std::move(obstacle);
+    blocked.targets = rollout->targets;
+    const Workload* workload = object(rollout);
+    blocked.generation = workload != nullptr ? workload->generation : 0;
+}
+
+std::optional<ClosedGate> Rollouts::obstacle_gate(const WorkloadKey& key,
+                                                  const WorkloadVerdict& verdict) const {
+    const auto found = obstacles_.find(key);
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    const bool holds = found != obstacles_.end() && entry != nullptr &&
+                       found->second.until > parts_.clock.now() &&
+                       found->second.generation == entry->object.generation &&
+                       same_write(found->second.targets, verdict.targets);
+    if (!holds) {
+        return std::nullopt;
+    }
+    const Obstacle& obstacle = found->second.obstacle;
+    return ClosedGate{Gate::preflight, found->second.until, obstacle.code + ": " + obstacle.text};
+}
+
 Task<bool> Rollouts::intend(Handle rollout) {
     RolloutRow& row = rollout->row;
     const Workload* workload = object(rollout);
@@ -1024,7 +1075,7 @@ Task<bool> Rollouts::intend(Handle rollout) {
         co_return false;
     }
     const bool images = writes_images(rollout->targets);
-    row.marker = images ? "" : format_time(row.intended);
+    row.marker = marker_of(row, rollout->targets);
     row.old_marker = images ? "" : workload->marker;
     row.targets = targets_to_json(rollout->targets);
     row.reason.clear();
@@ -1151,8 +1202,7 @@ Task<Rollouts::Applied> Rollouts::apply_once(Handle rollout) {
     }
     const bool images = writes_images(intended);
     const std::string path = rollout->key.path() + "?fieldManager=keeld";
-    const Patch patch =
-        images ? image_patch(*workload, intended) : restart_patch(*workload, rollout->row);
+    const Patch patch = patch_of(*workload, rollout->row, intended);
     const std::function<bool()> may = [this] { return may_write(); };
     const Expected<Json> answer = co_await parts_.cluster.patch(path, patch.type, patch.body, may);
     if (answer) {

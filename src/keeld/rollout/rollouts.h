@@ -32,6 +32,7 @@
 #include "keeld/rollout/gates.h"
 #include "keeld/rollout/outcome.h"
 #include "keeld/rollout/pacing.h"
+#include "keeld/rollout/preflight.h"
 #include "keeld/rollout/soak.h"
 #include "keeld/signal.h"
 
@@ -200,6 +201,11 @@ class Rollouts {
     void wake(const std::shared_ptr<Batch>& batch);
     enum class Pull : std::uint8_t { gets_target, gets_other, unanswered, under_way };
     Task<Pull> ask_what_a_pull_gets(Handle rollout);
+    enum class Ready : std::uint8_t { yes, blocked, unanswered, not_due };
+    Task<Ready> look_before(Handle rollout);
+    void block(const Handle& rollout, Obstacle obstacle);
+    [[nodiscard]] std::optional<ClosedGate> obstacle_gate(const WorkloadKey& key,
+                                                          const WorkloadVerdict& verdict) const;
     [[nodiscard]] std::set<Tag> pulled_tags(const Handle& rollout) const;
     [[nodiscard]] bool may_be_under_way(const Handle& rollout) const;
     void give_place_back(const Handle& rollout);
@@ -258,6 +264,14 @@ class Rollouts {
     std::map<WorkloadKey, std::pair<Time, int>>
         refused_;  // the API server refused: not before, and how often
     std::map<WorkloadKey, std::string> parted_;  // from their groups, and why
+    struct Blocked {
+        Obstacle obstacle;
+        std::vector<Target> targets;
+        std::int64_t generation = 0;  // of the object that was looked at
+        Time until;                   // looked at again
+        int times = 0;
+    };
+    std::map<WorkloadKey, Blocked> obstacles_;  // what preflight found
     Metrics metrics_;
     int running_ = 0;
     bool stopped_ = false;

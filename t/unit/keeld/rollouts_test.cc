@@ -390,6 +390,7 @@ class RolloutsTest : public testing::Test {
         if (path.starts_with(kDeployments)) {
             const std::string name = path.substr(std::string(kDeployments).size());
             if (!objects.contains(name)) return refusal("404 Not Found", "NotFound");
+            if (target.find("dryRun=All") != std::string::npos) return dry_run(name, body);
             if (method == "PATCH") {
                 const std::size_t type = request.find("Content-Type: ") + 14;
                 types.push_back(request.substr(type, request.find("\r\n", type) - type));
@@ -495,10 +496,32 @@ class RolloutsTest : public testing::Test {
         patches.push_back(body);
         const std::optional<Reply> before = before_patch ? before_patch(name) : std::nullopt;
         if (before) return *before;
+        Reply answer = write(name, body);
+        if (answer.status != "200 OK") return answer;
+        if (objects.at(name).replaces) {
+            asio::post(loop, [this, name] { replace_pods(name); });
+        }
+        const std::optional<Reply> after = after_patch ? after_patch(name) : std::nullopt;
+        return after.value_or(answer);
+    }
+    Reply dry_run(const std::string& name, const std::string& body) {
+        ++dry_runs;
+        if (on_dry_run) {
+            if (const std::optional<Reply> reply = on_dry_run(name)) return *reply;
+        }
+        const Object before = objects.at(name);
+        const std::string volume_before = volume;
+        Reply answer = write(name, body);
+        objects.at(name) = before;
+        volume = volume_before;
+        return answer;
+    }
+    Reply write(const std::string& name, const std::string& body) {
         Object& object = objects.at(name);
         const Json root = parse_json(body);
         const json_t* metadata = json_object_get(root.get(), "metadata");
-        if (text_of(metadata, "resourceVersion") != std::to_string(object.version)) {
+        const std::string_view version = text_of(metadata, "resourceVersion");
+        if (!version.empty() && version != std::to_string(object.version)) {
             return refusal("409 Conflict", "Conflict");
         }
         const json_t* inner = json_object_get(json_object_get(root.get(), "spec"), "template");
@@ -509,14 +532,13 @@ class RolloutsTest : public testing::Test {
             object.marker =
                 text_of(json_object_get(json_object_get(inner, "metadata"), "annotations"), kKey);
         }
+        const json_t* volumes = json_object_get(json_object_get(inner, "spec"), "volumes");
+        if (volumes != nullptr) {
+            volume = R"("volumes":)" + dump_json(volumes);
+        }
         ++object.version;
         ++object.generation;
-        const Reply answer = json(body_of(name));
-        if (object.replaces) {
-            asio::post(loop, [this, name] { replace_pods(name); });
-        }
-        const std::optional<Reply> after = after_patch ? after_patch(name) : std::nullopt;
-        return after.value_or(answer);
+        return json(body_of(name));
     }
     void replace_pods(const std::string& name) {
         Object& object = objects.at(name);
@@ -567,6 +589,8 @@ class RolloutsTest : public testing::Test {
     int lease_version = 0;
     std::vector<std::string> patches;
     std::vector<std::string> types;  // beside them
+    int dry_runs = 0;
+    std::function<std::optional<Reply>(const std::string&)> on_dry_run;
     std::function<std::optional<Reply>(const std::string&)> before_patch;
     std::function<std::optional<Reply>(const std::string&)> after_patch;
     std::unique_ptr<ScriptedPeer> peer = std::make_unique<ScriptedPeer>(
@@ -600,6 +624,62 @@ TEST_F(RolloutsTest, R1_FromAMoveToProof) {
                   row.marker + "\"}}}}}");
     EXPECT_EQ(row.marker, format_time(row.intended));
     EXPECT_TRUE(rollouts->all_active().empty());
+}
+
+TEST_F(RolloutsTest, R2_WhatADryRunRefusesIsNotWritten) {
+    add("web");
+    bool refuses = true;
+    on_dry_run = [&](const std::string&) {
+        return refuses ? std::optional(refusal("403 Forbidden", "Forbidden")) : std::nullopt;
+    };
+    start();
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::preflight); }));
+    const auto gates = rollouts->gates(key("web"), planner->verdict(*catalogue.find(key("web"))));
+    ASSERT_EQ(gates.size(), 1U);
+    EXPECT_TRUE(gates[0].text.starts_with("dry-run-refused: ")) << gates[0].text;
+    EXPECT_TRUE(gates[0].until);
+    EXPECT_EQ(dry_runs, 1);
+    EXPECT_TRUE(patches.empty());
+    EXPECT_EQ(told(), "decided refused");
+    // The workload changes: it is asked again, and N1, not told again.
+    ++objects["web"].generation;
+    objects["web"].observed = objects["web"].generation;
+    ++objects["web"].version;
+    sync("web");
+    rollouts->notify(key("web"));
+    ASSERT_TRUE(until([this] { return dry_runs == 2 && waits_for("web", Gate::preflight); }));
+    EXPECT_EQ(told(), "decided refused");
+    // By itself when its time has come.
+    refuses = false;
+    clock.time += Millis{600'000};
+    rollouts->notify(key("web"));
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(patches.size(), 1U);
+}
+
+TEST_F(RolloutsTest, O4_WhatAdmissionRewritesIsNotWritten) {
+    add("web");
+    on_dry_run = [this](const std::string& name) { return json(body_of(name)); };
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::preflight); }));
+    const std::string text = rollouts->active(key("web"))->text;
+    EXPECT_TRUE(text.starts_with("write-without-effect: ")) << text;
+    EXPECT_NE(text.find("nginx:web-2 becomes nginx:web"), std::string::npos) << text;
+    EXPECT_TRUE(patches.empty());
+}
+
+TEST_F(RolloutsTest, R2_O6_ADryRunIsOfAnyStateAndTheWriteOfTheKnownOne) {
+    add("web");
+    start();
+    ASSERT_TRUE(until([this] { return catalogue.find(key("web"))->running.usable(); }));
+    ++objects["web"].version;  // and no watch tells
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(dry_runs, 1);
+    ASSERT_EQ(patches.size(), 2U) << "the first was a conflict";
+    EXPECT_NE(patches[0].find("\"resourceVersion\":\"1\""), std::string::npos) << patches[0];
 }
 
 TEST_F(RolloutsTest, D7_AnAppliedPatchWhoseAnswerWasLostIsNotWrittenTwice) {

@@ -142,6 +142,41 @@ TEST_F(AuthorizationTest, AnOldTokenIsNotTakenForAFreshOne) {
     EXPECT_EQ(token_requests, 2) << "100 s were left, less the margin";
 }
 
+TEST_F(AuthorizationTest, ATokenOfTheFutureLivesNoLongerThanItSays) {
+    const auto issued = std::chrono::time_point_cast<Millis>(std::chrono::system_clock::now() +
+                                                             std::chrono::hours(1));
+    realm = [&](const std::string&, const std::string&) {
+        return Reply{
+            "200 OK", "",
+            R"({"token":"one","expires_in":300,"issued_at":")" + format_time(issued) + "\"}"};
+    };
+    ASSERT_TRUE(ask());
+    authorization.expire(Steady::now() + std::chrono::seconds(291));
+    ASSERT_TRUE(ask());
+    EXPECT_EQ(token_requests, 2);
+}
+
+TEST_F(AuthorizationTest, AShortTokenIsUsedForFourFifthsOfItsLife) {
+    realm = [](const std::string&, const std::string&) {
+        return Reply{"200 OK", "", R"({"token":"one","expires_in":20})"};
+    };
+    ASSERT_TRUE(ask());
+    authorization.expire(Steady::now() + std::chrono::seconds(14));
+    ASSERT_TRUE(ask());
+    EXPECT_EQ(token_requests, 1);
+    authorization.expire(Steady::now() + std::chrono::seconds(17));
+    ASSERT_TRUE(ask());
+    EXPECT_EQ(token_requests, 2);
+}
+
+TEST_F(AuthorizationTest, ARealmMayHaveAQueryOfItsOwn) {
+    const std::size_t end = challenge.find("/token") + 6;
+    challenge.insert(end, "?tenant=7");
+    ASSERT_TRUE(ask());
+    ASSERT_EQ(peer.asked.size(), 3U);
+    EXPECT_NE(peer.asked[1].find("/token?tenant=7&service="), std::string::npos) << peer.asked[1];
+}
+
 TEST_F(AuthorizationTest, ManyAtOnceJoinOneTokenRequest) {
     Signal gate(loop);
     realm = [&gate](const std::string&, const std::string&) {
@@ -205,6 +240,23 @@ TEST_F(AuthorizationTest, BasicIsAnsweredAndRemembered) {
     authorization.expire(Steady::now() + std::chrono::seconds(301));
     ASSERT_TRUE(ask());
     EXPECT_EQ(key_readings, 2) << "nothing of a credential is kept longer than five minutes";
+}
+
+TEST_F(AuthorizationTest, BearerIsAnsweredBeforeBasicAndWhatIsNeitherNotAtAll) {
+    const std::string bearer = challenge;
+    const std::string other = "Basic realm=\"r\"";
+    for (const std::string& offered :
+         {"Negotiate, " + bearer, other + ", " + bearer, bearer + ", " + other,
+          other + "\r\nWWW-Authenticate: " + bearer}) {
+        SCOPED_TRACE(offered);
+        authorization.forget();
+        token_requests = 0;
+        challenge = offered;
+        const Expected<HttpResponse> response = ask();
+        ASSERT_TRUE(response) << response.error().text;
+        EXPECT_EQ(response->status, 200U);
+        EXPECT_EQ(token_requests, 1);
+    }
 }
 
 TEST_F(AuthorizationTest, EveryKeyIsTriedInTurnAndTheOneThatWorkedFirst) {

@@ -313,6 +313,17 @@ TEST_F(AuthorizationTest, A401WithAFreshTokenEndsAfterOneRetry) {
               std::string::npos)
         << error.text;
     EXPECT_EQ(peer.asked.size(), 5U) << "plain, token and question with alice's, and with nobody's";
+    EXPECT_EQ(refusal().text, error.text);
+    EXPECT_EQ(peer.asked.size(), 6U) << "within a minute it is known what became of them";
+}
+
+TEST_F(AuthorizationTest, WhatEverybodyWasRefusedIsAskedAsNobodyNextTime) {
+    ASSERT_TRUE(ask());
+    good.clear();
+    EXPECT_EQ(refusal().code, "no-credential");
+    good = {""};  // it is public from now on
+    ASSERT_TRUE(ask());
+    EXPECT_EQ(header_of(requests.back(), "Authorization"), "");
 }
 
 TEST_F(AuthorizationTest, ATokenForTooLittleIsToldByName) {

@@ -209,6 +209,18 @@ TEST_F(ScheduleTest, D6_ALocalTimeIsTakenFromTheZone) {
     EXPECT_EQ(asked("one"), 2);
 }
 
+// Every hour on the hour, spread over five minutes.
+TEST(ScheduleTick, D6_ATickRightAfterAnAnswerIsAnswered) {
+    const std::vector<PollSchedule> hourly{*PollSchedule::parse("0 0 * * * *")};
+    const auto zone = zone_named("UTC");
+    const auto after = [&](const char* answered, double share) {
+        return format_time(due_after(*parse_time(answered), hourly, zone, share));
+    };
+    EXPECT_EQ(after("2026-11-22T11:54:00Z", 0), "2026-11-22T12:00:00.000Z");
+    EXPECT_EQ(after("2026-11-22T11:54:00Z", 0.5), "2026-11-22T12:02:30.000Z");
+    EXPECT_EQ(after("2026-11-22T11:56:00Z", 0), "2026-11-22T13:00:00.000Z");
+}
+
 TEST(ScheduleZone, DaylightSavingMovesTheTick) {
     const Zone sofia = zone_named("Europe/Sofia");
     const PollSchedule nightly = *PollSchedule::parse("0 30 3 * * *");

@@ -1,7 +1,8 @@
 """The API server's own account of what it was asked, read as it grows."""
 
 import datetime
-import json
+
+from lab.kubernetes import audited
 
 
 def moment(text):
@@ -24,7 +25,7 @@ class AuditLog:
         for line in lines:
             if name not in line:
                 continue
-            entry = json.loads(line)
+            entry = audited(line)
             stage, verb = entry["stage"], entry["verb"]
             if entry["user"].get("username") == user and stage == (
                 "ResponseStarted" if verb == "watch" else "ResponseComplete"

@@ -243,7 +243,7 @@ def test_header_that_is_right_counts(cache, faulty, digest):
 
 
 def test_header_that_lies_is_told_and_neither_digest_is_trusted(cache, faulty):
-    nginx = cache(faulty.port, observe=ON)
+    nginx = cache(faulty.port, observe=ON, workers=1)
     faulty.answer = body(Docker_Content_Digest=DIGEST)
     nginx.pull("app", method="GET")
     before = nginx.tag()

@@ -257,8 +257,13 @@ bool loses_platforms(Table table, const Tag& tag, const HoldWrite& write) noexce
     return kinds.current == ManifestKind::index && asked == ManifestKind::image && !write.force;
 }
 
-// Nobody asks for the tag of a registry that has no name here: it was misspelt, most likely.
-std::optional<Error> unknown_registry(const MainConf& conf, const Tag& tag) {
+// Nobody asks for the tag of a registry that has no name here, nor for one of Docker Hub's own
+// images without "library/": it was misspelt, most likely.
+std::optional<Error> never_asked_for(const MainConf& conf, const Tag& tag) {
+    if (tag.registry == "docker.io" && tag.repository.find('/') == std::string::npos) {
+        return Error{"bad-tag", "clients ask for docker.io/library/" + tag.repository + ":" +
+                                    tag.name + "; write it so"};
+    }
     std::string known;
     for (ngx_uint_t i = 0; conf.registries != nullptr && i < conf.registries->nelts; ++i) {
         const std::string_view name = view(static_cast<ngx_str_t*>(conf.registries->elts)[i]);
@@ -284,8 +289,8 @@ std::optional<Reply> prepare_hold(ngx_http_request_t* r, const ApiPath& path,
         return fault(NGX_HTTP_BAD_REQUEST,
                      {"over", "until lies in the past; it is " + format_time(now) + " here"});
     }
-    if (const auto unknown = unknown_registry(*main_conf(r), path.tag)) {
-        return fault(NGX_HTTP_BAD_REQUEST, *unknown);
+    if (const auto wrong = never_asked_for(*main_conf(r), path.tag)) {
+        return fault(NGX_HTTP_BAD_REQUEST, *wrong);
     }
     if (is_signature_tag(path.tag.name)) {
         return fault(NGX_HTTP_BAD_REQUEST,

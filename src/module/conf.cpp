@@ -5,9 +5,11 @@
 #include <openssl/x509_vfy.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <exception>
+#include <span>
 #include <string>
 
 #include "core/api_request.h"
@@ -262,6 +264,18 @@ char* read_ca(ngx_conf_t* cf, std::string_view file, Companion& companion) noexc
     return conf_ok();
 }
 
+// False: there is no memory.
+bool add_once(ngx_array_t& names, std::string_view name) noexcept {
+    const std::span known(static_cast<ngx_str_t*>(names.elts), names.nelts);
+    if (std::ranges::any_of(known, [&](const ngx_str_t& one) { return view(one) == name; })) {
+        return true;
+    }
+    auto* slot = static_cast<ngx_str_t*>(ngx_array_push(&names));
+    if (slot == nullptr) return false;
+    *slot = ngx_text(name);
+    return true;
+}
+
 // The publisher lies beside the module, whatever path that was loaded by.
 char* find_publisher(ngx_conf_t* cf, MainConf& conf) noexcept {
     Dl_info module{};
@@ -445,9 +459,7 @@ char* set_registry(ngx_conf_t* cf, ngx_command_t*, void* conf) noexcept {
                                "Docker Hub's name in \"keel_registry\" is docker.io");
             return conf_error();
         }
-        auto* known = static_cast<ngx_str_t*>(ngx_array_push(main.registries));
-        if (known == nullptr) return conf_error();
-        *known = ngx_text(name);
+        if (!add_once(*main.registries, name)) return conf_error();
         if (registry->fixed) break;
         auto* slot = static_cast<ngx_str_t*>(ngx_array_push(registry->names));
         if (slot == nullptr) return conf_error();

@@ -1,5 +1,6 @@
 #include "module/zone.h"
 
+#include <algorithm>
 #include <exception>
 
 namespace keel::ngx {
@@ -60,6 +61,18 @@ ngx_int_t init_zone(ngx_shm_zone_t* zone, void* old) noexcept {
     return NGX_ERROR;
 }
 
+// nginx makes the directory itself, and not those above it; its own message for that names no
+// directive.
+bool has_parent(const ngx_str_t& directory) noexcept {
+    char parent[NGX_MAX_PATH];
+    const std::string_view path = view(directory);
+    const std::string_view above = path.substr(0, std::max<std::size_t>(path.rfind('/'), 1));
+    if (above.size() >= sizeof(parent)) return false;
+    *ngx_cpymem(parent, above.data(), above.size()) = '\0';
+    ngx_file_info_t found;
+    return ngx_file_info(parent, &found) == 0 && ngx_is_dir(&found);
+}
+
 }  // namespace
 
 char* add_zone(ngx_conf_t* cf, MainConf& conf, std::string_view name,
@@ -101,6 +114,13 @@ char* set_state_directory(ngx_conf_t* cf, MainConf& conf, std::string_view direc
     if (ngx_file_info(conf.state->name.data, &found) == 0 && !ngx_is_dir(&found)) {
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0, "state=%V of \"keel_zone\" is no directory",
                            &conf.state->name);
+        return conf_error();
+    }
+    if (!has_parent(conf.state->name)) {
+        ngx_conf_log_error(
+            NGX_LOG_EMERG, cf, 0,
+            "state=%V of \"keel_zone\" cannot be made: there is no directory above it",
+            &conf.state->name);
         return conf_error();
     }
     conf.state->conf_file = cf->conf_file->file.name.data;

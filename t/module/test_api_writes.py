@@ -5,6 +5,7 @@ import datetime
 import http.client
 import json
 import os
+import pathlib
 import pwd
 import re
 import signal
@@ -15,8 +16,10 @@ import time
 import pytest
 from cache import OTHER_SECRET, REGISTRY, SECRET, digest_of, push, secret_line, sign
 
+from lab.process import run
 from lab.wait import wait_for
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TAG = f"{REGISTRY}/app:latest"
 A, B = digest_of("a"), digest_of("b")
 
@@ -127,6 +130,29 @@ def test_registry_that_has_no_name_here_is_refused_with_those_that_have(cache, f
     nginx.config.write_text(nginx.config.read_text().replace("names=docker.io,quay.io", "names=docker.io"))
     nginx.reload()
     nginx.release("quay.io/a/b:1")
+
+
+def test_own_images_of_docker_hub_are_held_by_their_whole_name_only(cache, faulty, secrets):
+    nginx = cache(faulty.port, api=secrets, observe="keel on; keel_registry docker.io;")
+    status, answer, _ = nginx.call("PUT", "holds/docker.io/redis:8", {"digest": A}, revision=0)
+    assert (status, code(answer)) == (400, "bad-tag")
+    assert "docker.io/library/redis:8" in answer["error"]["text"]
+    assert nginx.holds() == (0, {})
+
+
+def test_the_documented_shell_function_signs(cache, faulty, secrets):
+    nginx = cache(faulty.port, api=secrets)
+    [script] = re.findall(r"```sh\n(sign\(\) .*?\n}\n)", (ROOT / "doc/holds.md").read_text(), re.DOTALL)
+    script = script.replace("127.0.0.1:5080", f"127.0.0.1:{nginx.api_port}") + 'sign "$@"\n'
+
+    def sign(revision, *words):
+        environment = {**os.environ, "SECRET": secret_line().strip(), "REVISION": str(revision)}
+        return run("bash", "-c", script, "sign", *words, env=environment)
+
+    sign(0, "PUT", f"/keel/holds/{TAG}", json.dumps({"digest": A, "reason": "test"}))
+    assert nginx.holds()[1][TAG]["digest"] == A
+    sign(1, "DELETE", f"/keel/holds/{TAG}")
+    assert nginx.holds() == (2, {})
 
 
 # --- preconditions ---

@@ -53,6 +53,7 @@ WRONG = {
     "zone with an unknown parameter": ("keel_zone zone=keel:1m sync=on;", "", "", ['invalid parameter "sync=on" of "keel_zone"'], 4),
     "two zones in one": ("keel_zone zone=a:1m zone=b:1m;", "", "", ['invalid parameter "zone=b:1m" of "keel_zone"', "once each"], 4),
     "state that is a file": ("keel_zone zone=a:1m state=nginx.conf;", "", "", ['state=', 'nginx.conf of "keel_zone" is no directory'], 4),
+    "state below nothing": ("keel_zone zone=a:1m state=no/such/dir;", "", "", ['no/such/dir of "keel_zone" cannot be made'], 4),
     "zone of another module": ("limit_req_zone $uri zone=keel:1m rate=1r/s;\n" + ZONE, "", "", ['"keel" is already declared for a different use'], 5),
     "cache name too long": (ZONE + f"keel_cache_name {'x' * 65};", "", "", ["up to 64 letters"], 4),
     "two zones": (ZONE + "\n" + ZONE, "", "", ['"keel_zone" directive is duplicate'], 5),

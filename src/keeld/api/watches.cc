@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/tag_shape.h"
 #include "keeld/policy/settings.h"
@@ -65,16 +67,39 @@ Time last_chance(const PollSchedule& schedule, Time confirmed, const Zone& zone)
     return at + std::min(kSlack, (at - confirmed) / 10);
 }
 
+// Of every repository, when a tag of it in use came to another digest, and which.
+struct Move {
+    Time at;
+    const Tag* tag = nullptr;
+};
+using Repository = std::pair<std::string, std::string>;  // with its registry before it
+
+std::map<Repository, std::vector<Move>> moves_of(const Tags& tags) {
+    std::map<Repository, std::vector<Move>> moves;
+    for (const auto& [tag, info] : tags.all()) {
+        for (const auto& [digest, seen] : info.seen) {
+            if (!seen.oldest && digest != info.pending) {
+                moves[{tag.registry, tag.repository}].push_back({seen.first, &tag});
+            }
+        }
+    }
+    return moves;
+}
+
 class Examiner {
   public:
     Examiner(const WatchParts& parts, Time now)
-        : parts_(parts), now_(now), zone_(zone_named(parts.config.time_zone)) {}
+        : parts_(parts),
+          now_(now),
+          zone_(zone_named(parts.config.time_zone)),
+          moves_(moves_of(parts.tags)) {}
 
     void examine(const WorkloadSettings& settings, Watch& watch) {
         settings_ = &settings;
         watch_ = &watch;
         watch.state = "fine";
-        (void)(bad_setting() || no_receiver() || held() || unanswered() || unlisted());
+        (void)(bad_setting() || no_receiver() || held() || unanswered() || unlisted() ||
+               abandoned());
     }
 
   private:
@@ -138,16 +163,18 @@ class Examiner {
                    remedy("stale", tag));
     }
 
-    bool unlisted() {
+    // Whether its policy takes names from the repository's list.
+    [[nodiscard]] bool takes_other_names() const {
         const Policy::Kind kind = settings_->policy.parsed.kind();
         const bool pattern = kind == Policy::Kind::glob || kind == Policy::Kind::regexp;
         const bool version = kind == Policy::Kind::patch || kind == Policy::Kind::minor ||
                              kind == Policy::Kind::major || kind == Policy::Kind::all;
+        return pattern || (version && read_shape(watch_->tag->name).ordered());
+    }
+
+    bool unlisted() {
+        if (parts_.listings == nullptr || !takes_other_names()) return false;
         const Tag& tag = *watch_->tag;
-        if (parts_.listings == nullptr ||
-            !(pattern || (version && read_shape(tag.name).ordered()))) {
-            return false;
-        }
         const Listing* list = parts_.listings->find(tag.registry, tag.repository);
         if (list == nullptr || list->failure.empty()) return false;
         const bool late = !list->known() || is_late(list->at);
@@ -158,6 +185,32 @@ class Examiner {
                            "mend the way to the list; the digest of the tag is followed meanwhile");
     }
 
+    // Versions stand still by nature.
+    bool abandoned() {
+        const Tag& tag = *watch_->tag;
+        const Shape shape = read_shape(tag.name).shape;
+        const bool moves = shape == Shape::channel || shape == Shape::floating;
+        const TagInfo* info = parts_.tags.find(tag);
+        const auto all = moves_.find({tag.registry, tag.repository});
+        if (!moves || takes_other_names() || info == nullptr || all == moves_.end() ||
+            now_ < info->since + kStandsStill) {
+            return false;
+        }
+        std::size_t count = 0;
+        const Move* last = nullptr;
+        for (const Move& move : all->second) {
+            if (*move.tag == tag || move.at <= info->since) continue;
+            ++count;
+            if (last == nullptr || move.at > last->at) last = &move;
+        }
+        return count >= kSiblingMoves &&
+               say("abandoned",
+                   tag.to_string() + " has stood still since " + format_time(info->since) +
+                       ", while other tags of its repository moved " + std::to_string(count) +
+                       " times, " + last->tag->name + " at " + format_time(last->at),
+                   "name a tag that its publisher still moves");
+    }
+
     [[nodiscard]] bool is_late(Time confirmed) const {
         return now_ > last_chance(settings_->poll_schedule.parsed, confirmed, zone_);
     }
@@ -165,6 +218,7 @@ class Examiner {
     const WatchParts& parts_;
     const Time now_;
     const Zone zone_;
+    const std::map<Repository, std::vector<Move>> moves_;
     const WorkloadSettings* settings_ = nullptr;
     Watch* watch_ = nullptr;
 };

@@ -24,6 +24,11 @@ namespace keel {
 // So many intervals of its schedule a watch may be without a successful check.
 inline constexpr int kMissedChecks = 3;
 
+// D4: a tag that has stood still for so long is abandoned if others of its repository, as far as
+// they are in use here, moved so often meanwhile.
+inline constexpr Millis kStandsStill = std::chrono::hours(30 * 24);
+inline constexpr std::size_t kSiblingMoves = 3;
+
 struct Watch {
     WorkloadKey workload;
     std::string container;
@@ -32,7 +37,7 @@ struct Watch {
     std::optional<Tag> tag;  // absent where the reference cannot be read
     // "fine"; "waiting" (its first answer is under way); otherwise why it cannot fire:
     // "reference-invalid", "setting-invalid", "no-receiver", "no-path", "no-credential", "denied",
-    // "not-found", "tag-gone", "never-answered", "stale", "list-unreadable", "held".
+    // "not-found", "tag-gone", "never-answered", "stale", "list-unreadable", "held", "abandoned".
     std::string state;
     std::string sentence;  // empty with "fine"
     std::string next;      // what mends it

@@ -194,6 +194,50 @@ TEST_F(WatchesTest, D4_ATagThatIsGone) {
     EXPECT_FALSE(watch.next.empty());
 }
 
+TEST_F(WatchesTest, D4_ATagThatStandsStillWhileOthersOfItsRepositoryMove) {
+    constexpr std::int64_t kDay = 24 * kHour;
+    const auto moves = [this](const std::string& name, char letter, std::int64_t day) {
+        tags.observe(tag(name), digest(letter), ManifestKind::index, at(day * kDay), "traffic");
+    };
+    moves("latest", 'b', 0);  // the first known is no move
+    moves("latest", 'c', 10);
+    moves("latest", 'd', 20);
+    answered(31 * kDay);
+    EXPECT_EQ(only(31 * kDay).state, "fine") << "two moves may be chance";
+    moves("1.28", 'e', 0);
+    moves("1.28", 'f', 25);
+    answered(29 * kDay);
+    EXPECT_EQ(only(29 * kDay).state, "fine") << "it may still come";
+    answered(31 * kDay);
+    const Watch watch = only(31 * kDay);
+    EXPECT_EQ(watch.state, "abandoned");
+    EXPECT_FALSE(watch.can_fire());
+    EXPECT_EQ(watch.sentence, "docker.io/library/nginx:1.27 has stood still since " +
+                                  format_time(at(0)) +
+                                  ", while other tags of its repository moved 3 times, 1.28 at " +
+                                  format_time(at(25 * kDay)));
+    EXPECT_EQ(watch.next, "name a tag that its publisher still moves");
+
+    policy("minor");
+    listings.listed("docker.io", "library/nginx", {"1.27", "1.28"}, true, at(31 * kDay));
+    EXPECT_EQ(only(31 * kDay).state, "fine") << "it goes to others";
+    policy("force");
+    workload.containers.front().image = "docker.io/library/nginx:1.27.0";
+    moves("1.27.0", 'a', 0);
+    moves("1.27.0", 'a', 31);
+    EXPECT_EQ(only(31 * kDay).state, "fine") << "versions stand still";
+    workload.containers.front().image = "docker.io/library/nginx:1.27";
+    moves("1.27", 'g', 31);
+    EXPECT_EQ(only(31 * kDay).state, "fine") << "it moved";
+}
+
+TEST_F(WatchesTest, D4_ARegistryThatNobodyDeclared) {
+    workload.containers.front().image = "registry.example/app:1.27";
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "no-path");
+    EXPECT_NE(watch.next.find("registry.example"), std::string::npos) << watch.next;
+}
+
 TEST_F(WatchesTest, D1_APatternThatTakesTooManySteps) {
     workload.annotations["keel.sh/monitorContainers"] = "^(a+)+$";
     workload.containers.front().name = std::string(40, 'a') + "b";

@@ -509,8 +509,9 @@ def test_confirming_the_pending_digest(cache, faulty, secrets, receiver):
     assert (status, answer["digest"], answer["seq"], answer["tag"]) == (200, A, str(seq + 1), TAG)
     tag = nginx.tag()
     assert (tag["digest"], tag["pending"], tag["previous"], tag["change"]) == (A, None, B, "confirmed")
-    data = receiver.wait(TAG, A)
-    assert (data["change"], data["seq"], data["previous"]) == ("confirmed", str(seq + 1), B)
+    wait_for("the confirmation", lambda: receiver.state().get(TAG, {}).get("change") == "confirmed")
+    data = receiver.state()[TAG]
+    assert (data["digest"], data["seq"], data["previous"]) == (A, str(seq + 1), B)
     # It is what is there now: nothing to confirm, and the same answer is no change.
     assert nginx.call("PUT", f"current/{TAG}", {"digest": A, "source": "direct"})[0] == 409
     nginx.pull()

@@ -1263,6 +1263,11 @@ Task<void> Rollouts::verify(Handle rollout) {
             end(rollout, "superseded", "workload-gone", "the workload is gone");
             co_return;
         }
+        if (is_overwritten(rollout)) {
+            end(rollout, "superseded", "image-changed",
+                "somebody wrote another image before the pods were proven");
+            co_return;
+        }
         const bool moved = has_moved(rollout);
         const bool known = !moved || holds_are_known(rollout);
         if (moved && known) {
@@ -1434,6 +1439,11 @@ Task<void> Rollouts::soak(Handle rollout) {
             end(rollout, "superseded", "workload-gone", "the workload is gone");
             co_return;
         }
+        if (is_overwritten(rollout)) {
+            end(rollout, "superseded", "image-changed",
+                "somebody wrote another image while it soaked");
+            co_return;
+        }
         if (has_moved(rollout) && holds_are_known(rollout)) {
             const bool back = std::ranges::all_of(rollout->targets, [this](const Target& target) {
                 const TagInfo* info = parts_.tags.find(target.tag);
@@ -1486,6 +1496,23 @@ bool Rollouts::has_moved(const Handle& rollout) const {
     return std::ranges::any_of(rollout->targets, [this](const Target& target) {
         const TagInfo* info = parts_.tags.find(target.tag);
         return info != nullptr && info->pulled() != target.to;
+    });
+}
+
+// A container that was rolled follows another tag by now, or is gone: what it runs says nothing of
+// the target.
+bool Rollouts::is_overwritten(const Handle& rollout) const {
+    const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
+    if (entry == nullptr || entry->object.generation < rollout->row.generation) {
+        return false;
+    }
+    const std::vector<Container>& containers = entry->object.containers;
+    return std::ranges::any_of(rollout->targets, [&](const Target& target) {
+        const auto found = std::ranges::find(containers, target.container, &Container::name);
+        if (found == containers.end()) return true;
+        const auto& reference =
+            entry->references[static_cast<std::size_t>(found - containers.begin())];
+        return !reference || reference->tag() != target.tag;
     });
 }
 

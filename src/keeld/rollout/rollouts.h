@@ -217,6 +217,7 @@ class Rollouts {
     Task<Expected<Finding>> look_at_pods(Handle rollout, bool at_deadline);
     bool is_steady(const Handle& rollout, const Finding& finding) const;
     [[nodiscard]] bool has_moved(const Handle& rollout) const;
+    [[nodiscard]] bool is_overwritten(const Handle& rollout) const;
     [[nodiscard]] bool holds_are_known(const Handle& rollout) const;
     void prove(const Handle& rollout, const std::string& reason, const std::string& counted);
     Task<void> soak(Handle rollout);

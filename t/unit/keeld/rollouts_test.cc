@@ -1500,6 +1500,32 @@ TEST_F(RolloutsTest, R4_ATagThatMovesOnDuringTheSoakSupersedes) {
     EXPECT_EQ(patches.size(), 2U);
 }
 
+// R1, R3: pods that stay well under somebody else's image prove nothing of the target.
+TEST_F(RolloutsTest, R3_AnImageThatSomebodyWritesDuringTheSoakSupersedes) {
+    config.defaults.soak = std::chrono::minutes{10};
+    add("web");
+    add("api");
+    start();
+    offer_goal("web");
+    ASSERT_TRUE(until([this] { return soaks("web"); }));
+    Object& web = objects["web"];
+    web.image = "nginx:web-9";
+    web.generation = web.observed = ++web.version;
+    sync("web");
+    ASSERT_TRUE(until([this] { return ended("superseded"); }));
+    EXPECT_EQ(newest().reason, "image-changed");
+    EXPECT_EQ(patches.size(), 1U);
+
+    moves("api", 'b');  // a restart alone, of a tag that is another one meanwhile
+    ASSERT_TRUE(until([this] { return soaks("api"); }));
+    Object& api = objects["api"];
+    api.image = "nginx:other";
+    api.generation = api.observed = ++api.version;
+    sync("api");
+    ASSERT_TRUE(until([this] { return ended("superseded", 2); }));
+    EXPECT_EQ(newest().reason, "image-changed");
+}
+
 TEST_F(RolloutsTest, P7_ASoakGoesOnAfterARestartOfKeeld) {
     add("web");
     RolloutRow row = left_behind("web", "soaking");

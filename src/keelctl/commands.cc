@@ -156,7 +156,7 @@ constexpr const char* kWatchesFooter =
 whatever happens to its tag; each is listed with the reason and what mends it:
   reference-invalid   the image field cannot be read
   setting-invalid     an annotation or label says what does not exist: a policy, a schedule, …
-  no-receiver         keel.sh/trigger waits for webhooks, and keeld receives none
+  no-receiver         keel.sh/trigger waits for webhooks, and keeld.yaml names no sender of any
   no-path             neither a cache nor a direct address of the registry is configured
   no-credential       the registry wants to know who asks, and there is no usable credential
   denied              the credentials that there are were refused; each is named with its reason

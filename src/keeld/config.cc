@@ -75,7 +75,10 @@ constexpr auto kKeys = std::to_array<Key>({
     {"caches.namespace", true},
     {"events", true},
     {"events.secret", true},
-    {"webhooks", false},
+    {"webhooks", true},
+    {"webhooks.*", true},
+    {"webhooks.*.auth", true},
+    {"webhooks.*.secret", true},
     {"registries", true},
     {"registries.*", true},
     {"registries.*.through", true},
@@ -472,6 +475,8 @@ class Reader {
     void read_cache(const Section& section);
     void read_lookup(const Place& place, CacheConfig& cache);
     void read_registry(const std::string& name, const Place& place);
+    void read_webhook(const std::string& name, const Place& place);
+    std::vector<std::string> webhook_secrets(const Place& place, WebhookAuth auth);
     void read_credentials(const Place& place, CredentialsConfig& credentials);
     void read_enrolment(const Section& section);
     void read_defaults(const Section& section);
@@ -707,6 +712,11 @@ void Reader::read_top(const Section& top) {
         std::string path;
         config_.event_secrets = secrets(events, "secret", path);
     }
+    if (const Place* place = top.get("webhooks")) {
+        const Section webhooks(findings_, *place, "webhooks");
+        for (const auto& [name, webhook] : webhooks.items())
+            read_webhook(name, webhook);
+    }
     if (const Place* place = top.get("registries")) {
         const Section registries(findings_, *place, "registries");
         for (const auto& [name, registry] : registries.items())
@@ -759,9 +769,8 @@ void Reader::read_listen(const Place& place) {
         return ::getgrnam(group.c_str()) != nullptr ? "" : "is not a group of this machine";
     });
     texts(section, "serve", listen.serve, [](std::string& part) -> std::string {
-        if (part == "api" || part == "events" || part == "metrics") return {};
-        if (part == "webhooks") return "is not supported by this version";
-        return "is not known; expected some of api, events, metrics";
+        if (part == "api" || part == "events" || part == "webhooks" || part == "metrics") return {};
+        return "is not known; expected some of api, events, webhooks, metrics";
     });
     const auto same = [&](const ListenConfig& other) { return other.at == listen.at; };
     if (!listen.at.ends_with(":0") &&
@@ -769,6 +778,75 @@ void Reader::read_listen(const Place& place) {
         problem(place, in_quotes(listen.at) + " is there twice");
     }
     config_.listen.push_back(std::move(listen));
+}
+
+void Reader::read_webhook(const std::string& name, const Place& place) {
+    const auto sender = webhook_sender(name);
+    if (!sender) {
+        std::string all;
+        for (std::size_t i = 0; i < kWebhookSenders; ++i) {
+            all += (i == 0 ? "" : ", ") + std::string(to_string(static_cast<WebhookSender>(i)));
+        }
+        problem(place, "is not known; expected one of " + all);
+        return;
+    }
+    const Section section(findings_, place, "webhooks.*");
+    if (!place.node.IsMap()) return;
+    WebhookConfig& webhook = config_.webhooks[name];
+    const Place* auth = section.get("auth");
+    const Place* secret = section.get("secret");
+    if (auth == nullptr) {
+        problem(place, "needs \"auth\": none, basic, bearer or hmac");
+        return;
+    }
+    choice<WebhookAuth>(section, "auth", webhook.auth,
+                        {{"none", WebhookAuth::none},
+                         {"basic", WebhookAuth::basic},
+                         {"bearer", WebhookAuth::bearer},
+                         {"hmac", WebhookAuth::hmac}});
+    if (webhook.auth == WebhookAuth::hmac && !signs(*sender)) {
+        problem(*auth, "is hmac, and this sender does not sign; expected none, basic or bearer");
+    } else if (webhook.auth == WebhookAuth::none && secret != nullptr && auth->node.IsScalar() &&
+               auth->node.Scalar() == "none") {
+        problem(*secret, "is set, and auth is none; take one of them out");
+    } else if (webhook.auth != WebhookAuth::none && secret == nullptr) {
+        problem(place,
+                "needs \"secret\", the file that " + auth->node.Scalar() + " is checked with");
+    } else if (webhook.auth != WebhookAuth::none) {
+        webhook.secrets = webhook_secrets(*secret, webhook.auth);
+    }
+}
+
+// One a line.
+std::vector<std::string> Reader::webhook_secrets(const Place& place, WebhookAuth auth) {
+    constexpr std::size_t kShortest = 8;
+    std::string path;
+    if (!scalar(place, path) || !files_) return {};
+    path = (directory_ / path).lexically_normal().string();
+    const auto content = read_secret_file(path);
+    if (!content) {
+        problem(place, content.error().text);
+        return {};
+    }
+    std::vector<std::string> secrets;
+    std::string_view rest = *content;
+    for (int line = 1; !rest.empty(); ++line) {
+        std::string_view one = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(rest.size(), one.size() + 1));
+        while (!one.empty() && (one.back() == ' ' || one.back() == '\r' || one.back() == '\t'))
+            one.remove_suffix(1);
+        if (one.empty()) continue;
+        const bool pair = auth != WebhookAuth::basic || one.find(':') != std::string_view::npos;
+        if (one.size() < kShortest || !pair) {
+            problem(place, path + ": line " + std::to_string(line) + " is no secret; expected " +
+                               (auth == WebhookAuth::basic ? "USER:PASSWORD, " : "") +
+                               "8 bytes or more");
+            continue;
+        }
+        secrets.emplace_back(one);
+    }
+    if (secrets.empty()) problem(place, path + ": holds no secret; expected one a line");
+    return secrets;
 }
 
 void Reader::read_ledger(const Section& section) {
@@ -1195,6 +1273,14 @@ void Reader::check_together(const Section& top) {
             where != nullptr ? where->line : -1, "events.secret",
             "is missing, and caches are there: their events would be refused; expected the "
             "file that keel_companion in nginx names");
+    }
+    const bool served = std::ranges::any_of(config_.listen, [](const ListenConfig& listen) {
+        return listen.serve.empty() ||
+               std::ranges::find(listen.serve, "webhooks") != listen.serve.end();
+    });
+    if (!config_.webhooks.empty() && !config_.listen.empty() && !served) {
+        findings_.add(top.get("webhooks")->line, "webhooks",
+                      "has senders, and no listener has webhooks in its serve");
     }
     if (config_.caches.empty() && config_.registries.empty() && !config_.kubernetes) {
         findings_.add(-1, "",

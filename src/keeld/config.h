@@ -13,6 +13,7 @@
 #include "core/policy.h"
 #include "core/signature.h"
 #include "core/time.h"
+#include "core/webhook.h"
 
 namespace keel {
 
@@ -26,7 +27,7 @@ struct ListenConfig {
                      // this version
     std::string mode = "0600";  // of the socket file
     std::string group;
-    std::vector<std::string> serve;  // api, events, metrics; empty: all
+    std::vector<std::string> serve;  // api, events, webhooks, metrics; empty: all
 
     friend bool operator==(const ListenConfig&, const ListenConfig&) = default;
 };
@@ -63,6 +64,12 @@ struct RegistryConfig {
     Rate pulls;             // of them, GETs of manifests
     double reserve = 0.25;  // share of RateLimit-Limit that is left to nodes; 0 to 0.9
     CredentialsConfig credentials;
+};
+
+// A sender of webhooks that is served.
+struct WebhookConfig {
+    WebhookAuth auth = WebhookAuth::none;
+    std::vector<std::string> secrets;  // any of them will do; "USER:PASSWORD" for basic
 };
 
 struct KubernetesConfig {
@@ -170,6 +177,7 @@ struct Config {
     std::optional<KubernetesConfig> kubernetes;
     std::vector<CacheConfig> caches;
     std::optional<Secrets> event_secrets;
+    std::map<std::string, WebhookConfig> webhooks;  // by the sender's name
     std::map<std::string, RegistryConfig> registries;
     EnrolmentConfig enrolment;
     DefaultsConfig defaults;

@@ -104,6 +104,7 @@ void Daemon::make_components() {
     http_ = std::make_unique<HttpClient>(loop_, "keeld/" KEEL_VERSION);
     tags_ = std::make_unique<Tags>(*ledger_);
     listings_ = std::make_unique<Listings>(*ledger_);
+    pushes_ = std::make_unique<Pushes>(*ledger_);
     registry_ = std::make_unique<Registry>(*http_, config_, *ledger_);
     key_sources_ =
         std::make_unique<KeySources>(config_, [this](std::string registry, std::string repository) {
@@ -156,16 +157,21 @@ void Daemon::make_cluster_components(ClusterAccess access) {
     pull_secrets_ = std::make_unique<PullSecrets>(*cluster_);
     workload_keys_ = std::make_unique<WorkloadKeys>(config_, phases_, *catalogue_, *pull_secrets_);
     pods_ = std::make_unique<PodReader>(*cluster_, *catalogue_, clock());
-    schedule_ = std::make_unique<Schedule>(
-        Schedule::Parts{loop_, config_, clock(), *tags_, *observations_, *listings_,
-                        [this](const Tag& tag) { return planner_->wishes(tag); },
-                        [this](Tag tag) { return list_tags(std::move(tag)); },
-                        [this](const Tag& tag) { planner_->reconsider(tag); },
-                        config_.caches.empty() ? std::function<Task<void>()>()
-                                               : [this] { return read_traffic(); }});
+    schedule_ = std::make_unique<Schedule>(Schedule::Parts{
+        loop_, config_, clock(), *tags_, *observations_, *listings_,
+        [this](const Tag& tag) { return planner_->wishes(tag); },
+        [this](Tag tag) { return list_tags(std::move(tag)); },
+        [this](const Tag& tag) { planner_->reconsider(tag); },
+        config_.caches.empty() ? std::function<Task<void>()>() : [this] { return read_traffic(); },
+        Millis{60'000}, Millis{1'000},
+        [this](const Tag& tag, const Digest& digest, Time asked) {
+            if (pushes_->answered(tag, digest, asked)) {
+                planner_->reconsider(tag);
+            }
+        }});
     planner_ = std::make_unique<Planner>(Planner::Parts{
         loop_, config_, phases_, clock(), *catalogue_, *tags_, *registry_, *pods_, *ledger_,
-        *schedule_, *listings_, rollouts_pointer_,
+        *schedule_, *listings_, *pushes_, rollouts_pointer_,
         [this](const WorkloadKey& key, const CatalogueEntry* entry,
                const WorkloadVerdict& verdict) { plan_->judged(key, entry, verdict); }});
     plan_ = std::make_unique<Phases>(
@@ -239,6 +245,17 @@ Task<Expected<Schedule::Names>> Daemon::list_tags(Tag tag) {
     }
     std::string stopped = list->complete ? "" : told(list->stopped);
     co_return Schedule::Names{std::move(list->names), list->complete, std::move(stopped)};
+}
+
+// Who was told that it was taken need not send it again, also when keeld is killed now.
+Task<ApiResponse> Daemon::take_webhook(ApiRequest request) {
+    ApiResponse response = webhooks_->handle(request);
+    if (response.status == 200) {
+        if (const Expected<void> kept = co_await ledger_->durable(); !kept) {
+            co_return api_error(503, "ledger", kept.error().text);
+        }
+    }
+    co_return response;
 }
 
 Task<void> Daemon::read_traffic() {
@@ -354,6 +371,9 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         const std::vector<Error> caches = co_await feed_->check();
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
+    webhooks_ =
+        std::make_unique<Webhooks>(Webhooks::Parts{loop_, config_, clock(), *catalogue_, *pushes_,
+                                                   schedule_.get(), [this] { return ready_; }});
     views_ = std::make_unique<Views>(Views::Parts{config_,
                                                   phases_,
                                                   clock(),
@@ -376,7 +396,8 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
                                                   approvals_.get(),
                                                   stamper_.get(),
                                                   migration_.get(),
-                                                  [this] { return config_problem_; }});
+                                                  [this] { return config_problem_; },
+                                                  webhooks_.get()});
     actions_ = std::make_unique<Actions>(*holds_, real_);
     if (gates_) {
         for (const char* action : {"pause", "resume"}) {
@@ -401,6 +422,8 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
     }
     router_ =
         std::make_unique<Router>(config_, *views_, *actions_, *feed_, [this] { return ready_; });
+    router_->take_webhooks_with(
+        [this](ApiRequest request) { return take_webhook(std::move(request)); });
     if (approvals_) {
         approvals_api_ = std::make_unique<ApprovalsApi>(*approvals_, clock());
         router_->vote_with(

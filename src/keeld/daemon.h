@@ -12,6 +12,7 @@
 #include "keeld/api/router.h"
 #include "keeld/api/server.h"
 #include "keeld/api/views.h"
+#include "keeld/api/webhooks.h"
 #include "keeld/cache/feed.h"
 #include "keeld/catalogue/catalogue.h"
 #include "keeld/catalogue/holds.h"
@@ -29,6 +30,7 @@
 #include "keeld/ledger/ledger.h"
 #include "keeld/loop.h"
 #include "keeld/outside_clock.h"
+#include "keeld/policy/pushes.h"
 #include "keeld/policy/schedule.h"
 #include "keeld/policy/workload_keys.h"
 #include "keeld/registry/key_sources.h"
@@ -85,6 +87,7 @@ class Daemon {
     [[nodiscard]] const Clock& clock() const;
     Task<Expected<Schedule::Names>> list_tags(Tag tag);
     Task<void> read_traffic();
+    Task<ApiResponse> take_webhook(ApiRequest request);
     void clock_moved();
     [[nodiscard]] bool is_over(const Approval& one);
     Task<void> run_upkeep();
@@ -102,6 +105,7 @@ class Daemon {
     std::unique_ptr<Registry> registry_;
     std::unique_ptr<Catalogue> catalogue_;
     std::unique_ptr<Listings> listings_;
+    std::unique_ptr<Pushes> pushes_;
     std::unique_ptr<PullSecrets> pull_secrets_;
     std::unique_ptr<WorkloadKeys> workload_keys_;
     std::unique_ptr<KeySources> key_sources_;
@@ -118,6 +122,7 @@ class Daemon {
     std::unique_ptr<Rollouts> rollouts_;
     Rollouts* rollouts_pointer_ = nullptr;
     std::unique_ptr<CacheFeed> feed_;
+    std::unique_ptr<Webhooks> webhooks_;
     std::unique_ptr<Views> views_;
     std::unique_ptr<Actions> actions_;
     std::unique_ptr<ApprovalsApi> approvals_api_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "keeld/api/views.h"
+#include "keeld/api/webhooks.h"
 
 namespace keel {
 namespace {
@@ -162,6 +163,12 @@ ApiResponse Views::metrics() {
     out.gauge("keeld_ledger_queued", "Writes that are not durable yet.",
               static_cast<double>(parts_.ledger.queued()));
     add_events(out, parts_.feed.metrics());
+    if (parts_.webhooks != nullptr) {
+        for (const auto& [key, count] : parts_.webhooks->counts()) {
+            out.counter("keeld_webhooks_total", "Webhooks by sender and what came of them.", count,
+                        {{"sender", key.first}, {"result", key.second}});
+        }
+    }
     for (const CacheFeed::State& cache : parts_.feed.states()) {
         out.gauge("keeld_cache_last_resync_timestamp_seconds",
                   "When a cache's tag table was read last.", seconds_of(cache.last_resync),

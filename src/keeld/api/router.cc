@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "keeld/api/webhooks.h"
+
 namespace keel {
 namespace {
 
@@ -53,6 +55,9 @@ Task<ApiResponse> Router::handle(ApiRequest request) {
             co_return api_error(405, "method", "POST events here");
         }
         co_return co_await events(std::move(request));
+    }
+    if (request.path.starts_with(Webhooks::kPath) && serves(request, "webhooks")) {
+        co_return co_await webhooks_(std::move(request));
     }
     if (request.path == "/v1/actions" && serves(request, "api")) {
         if (request.method != "POST") {

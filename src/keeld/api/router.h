@@ -27,6 +27,11 @@ class Router {
         votes_ = std::move(votes);
     }
 
+    // Who answers /v1/webhooks/NAME.
+    void take_webhooks_with(std::function<Task<ApiResponse>(ApiRequest)> webhooks) {
+        webhooks_ = std::move(webhooks);
+    }
+
     // 404 for paths that are not served here, 405 for another method, 403 for what this listener
     // may not do.
     [[nodiscard]] Task<ApiResponse> handle(ApiRequest request);
@@ -43,6 +48,7 @@ class Router {
     std::function<bool()> ready_;
     std::function<ApiResponse(const ApiRequest&)> plan_;
     std::function<Task<ApiResponse>(ApiRequest)> votes_;
+    std::function<Task<ApiResponse>(ApiRequest)> webhooks_;
     std::vector<std::string> addresses_;
 };
 

@@ -31,6 +31,8 @@
 
 namespace keel {
 
+class Webhooks;
+
 // Something that needs attention, as GET /v1/status lists it.
 struct Problem {
     std::string code;
@@ -66,6 +68,7 @@ class Views {
         const Stamper* stamper = nullptr;
         const Migration* migration = nullptr;
         std::function<std::string()> config_problem{};  // may be null
+        const Webhooks* webhooks = nullptr;
     };
     explicit Views(Parts parts);
 

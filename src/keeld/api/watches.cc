@@ -115,13 +115,17 @@ class Examiner {
         return say("setting-invalid", settings_->faults.front().text, "write a value that exists");
     }
 
+    [[nodiscard]] bool by_webhooks_alone() const {
+        return settings_->trigger.parsed == Trigger::push;
+    }
+
     bool no_receiver() {
-        if (settings_->trigger.parsed != Trigger::push) return false;
+        if (!by_webhooks_alone() || !parts_.config.webhooks.empty()) return false;
         return say("no-receiver",
                    "keel.sh/trigger: " + settings_->trigger.value + " (" +
                        settings_->trigger.layer +
-                       ") waits for webhooks only, and this keeld receives none",
-                   "keel.sh/trigger: poll");
+                       ") waits for webhooks only, and keeld.yaml names no sender",
+                   "keel.sh/trigger: poll, or webhooks in keeld.yaml");
     }
 
     bool held() {
@@ -146,7 +150,8 @@ class Examiner {
         }
         const TagInfo* info = parts_.tags.find(tag);
         if (info == nullptr || (info->heard_at() == Time{} && info->failure.empty())) {
-            return say("waiting", "its first answer is under way", "nothing");
+            return !by_webhooks_alone() &&
+                   say("waiting", "its first answer is under way", "nothing");
         }
         if (const std::string_view state = lasting(info->failure_code); !state.empty()) {
             return say(state, info->failure, remedy(state, tag));
@@ -154,7 +159,7 @@ class Examiner {
         if (info->heard_at() == Time{}) {
             return say("never-answered", info->failure, remedy("never-answered", tag));
         }
-        if (!is_late(info->heard_at())) return false;
+        if (by_webhooks_alone() || !is_late(info->heard_at())) return false;
         return say("stale",
                    "no successful check since " + format_time(info->heard_at()) + ", which is " +
                        std::to_string(kMissedChecks) + " intervals of " +

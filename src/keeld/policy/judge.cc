@@ -164,7 +164,7 @@ class Judge {
         if (info == nullptr || info->pulled().empty()) {
             if (by_webhooks_alone()) {
                 return say(verdict, Reason::awaiting_webhook,
-                           "nothing is known of " + tag.to_string() + ", and " + push_note());
+                           "nothing is known of " + tag.to_string() + ", and " + push_note(tag));
             }
             verdict.would_change = pulls;
             const std::string why = info != nullptr && !info->failure.empty()
@@ -347,8 +347,9 @@ class Judge {
     // What keeps every move of this workload from being made.
     std::optional<ContainerVerdict> block_by_state(const ContainerVerdict& verdict,
                                                    const std::string& move) const {
-        if (by_webhooks_alone()) {
-            return say(verdict, Reason::awaiting_webhook, move + ": " + push_note());
+        if (by_webhooks_alone() && !is_released(*verdict.target)) {
+            return say(verdict, Reason::awaiting_webhook,
+                       move + ": " + push_note(verdict.target->tag));
         }
         if (workload_.on_delete) {
             return say(verdict, Reason::on_delete, move + ": its update strategy is OnDelete");
@@ -366,10 +367,17 @@ class Judge {
     }
 
     bool by_webhooks_alone() const { return result_.settings.trigger.parsed == Trigger::push; }
-    std::string push_note() const {
+    // A hold is somebody's word, too.
+    bool is_released(const Target& target) const {
+        const TagInfo* info = knowledge_.tags.find(target.tag);
+        const Digest* released = knowledge_.released(target.tag);
+        return (info != nullptr && info->held) || (released != nullptr && *released == target.to);
+    }
+    std::string push_note(const Tag& tag) const {
         return "keel.sh/trigger is \"" + result_.settings.trigger.value + "\" (" +
                result_.settings.trigger.layer +
-               "), so that webhooks alone move it, which this version does not take";
+               "), so that webhooks alone move it, and none has named " + tag.to_string() +
+               " since";
     }
 
     static std::string reverting(const TagInfo& info) {

@@ -100,6 +100,10 @@ struct Knowledge {
     std::function<bool(const std::string&, const std::vector<Target>&)> approved;
     std::function<std::vector<std::string>()> platforms;  // of the cluster's nodes
     Time now;
+    // What webhooks released of the tag (Pushes); null: nothing.
+    std::function<const Digest*(const Tag&)> released = [](const Tag&) -> const Digest* {
+        return nullptr;
+    };
 };
 
 [[nodiscard]] WorkloadVerdict judge(const CatalogueEntry& entry, const Knowledge& knowledge);

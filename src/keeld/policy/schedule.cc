@@ -32,7 +32,9 @@ void add_new(std::vector<T>& all, const T& one) {
 std::vector<PollSchedule> look_schedules(const std::vector<Wish>& wishes) {
     std::vector<PollSchedule> all;
     for (const Wish& wish : wishes) {
-        add_new(all, wish.schedule);
+        if (!wish.on_hint) {
+            add_new(all, wish.schedule);
+        }
     }
     return all;
 }
@@ -115,6 +117,9 @@ Time Schedule::heard(const Tag& tag, const Followed& followed) const {
 
 Time Schedule::due(const Round& round, Time answered,
                    const std::vector<PollSchedule>& schedules) const {
+    if (schedules.empty()) {
+        return Time::max();
+    }
     const Time base = std::max(answered, round.failed);
     return base == Time{} ? Time{} : due_after(base, schedules, zone_, round.share);
 }
@@ -132,6 +137,9 @@ std::vector<PollSchedule> Schedule::list_schedules(const Repository& repository,
             continue;
         }
         for (const Wish& wish : followed->second.wishes) {
+            if (wish.on_hint) {
+                continue;
+            }
             if (wish.list == Wish::List::scheduled) {
                 add_new(all, wish.schedule);
             } else if (wish.list == Wish::List::daily) {
@@ -156,8 +164,7 @@ void Schedule::schedule_list(const Repository& repository, Listed& listed) {
     const Listing* known = parts_.listings.find(repository.first, repository.second);
     const Time now = parts_.clock.now();
     const Time at = known != nullptr && known->at <= now + kAhead ? known->at : Time{};
-    listed.round.due =
-        schedules.empty() ? Time::max() : due(listed.round, std::min(at, now), schedules);
+    listed.round.due = due(listed.round, std::min(at, now), schedules);
 }
 
 double Schedule::share() {
@@ -213,6 +220,26 @@ void Schedule::hint(const Tag& tag) {
     }
 }
 
+bool Schedule::lists_for_policies(const std::string& registry,
+                                  const std::string& repository) const {
+    const auto listed = listed_.find(Repository(registry, repository));
+    return listed != listed_.end() &&
+           std::ranges::any_of(listed->second.names, [&](const std::string& name) {
+               const auto followed = followed_.find(Tag{registry, repository, name});
+               return followed != followed_.end() &&
+                      std::ranges::any_of(followed->second.wishes, [](const Wish& wish) {
+                          return wish.list == Wish::List::scheduled;
+                      });
+           });
+}
+
+void Schedule::hint_list(const std::string& registry, const std::string& repository) {
+    if (lists_for_policies(registry, repository)) {
+        listed_.at(Repository(registry, repository)).hinted = true;
+        wake_.notify();
+    }
+}
+
 void Schedule::want_confirmation(const Tag& tag) {
     if (confirm_.try_emplace(tag, Question{.not_before = Steady::now()}).second) {
         wake_.notify();
@@ -227,11 +254,6 @@ bool Schedule::confirmation_under_way(const Tag& tag) const {
 std::size_t Schedule::waiting() const {
     return looks_.size() + lists_.size() + static_cast<std::size_t>(under_way_) +
            (looking_ ? 1 : 0);
-}
-
-std::optional<Time> Schedule::next_look(const Tag& tag) const {
-    const auto found = followed_.find(tag);
-    return found != followed_.end() ? std::optional(found->second.round.due) : std::nullopt;
 }
 
 // --- the loop ---
@@ -271,10 +293,12 @@ bool Schedule::is_due(const Round& round) const {
 }
 
 Steady::time_point Schedule::wake_for(const Round& round) const {
+    const Steady::time_point on_time =
+        round.due == Time::max() ? Steady::time_point::max() : parts_.clock.when(round.due);
     if (round.failed == Time{}) {
-        return parts_.clock.when(round.due);
+        return on_time;
     }
-    return round.told ? round.not_before : std::min(round.not_before, parts_.clock.when(round.due));
+    return round.told ? round.not_before : std::min(round.not_before, on_time);
 }
 
 // Something is due that traffic may have answered.
@@ -327,19 +351,26 @@ Steady::time_point Schedule::queue_due() {
         next = std::min(next, wake_for(round));
     }
     for (auto& [repository, listed] : listed_) {
-        if (listed.round.queued || listed.round.due == Time::max()) {
+        if (listed.round.queued) {
             continue;
         }
-        if (is_due(listed.round)) {
+        if (listed.hinted || is_due(listed.round)) {
             for (const std::string& name : listed.names) {
                 const Tag tag{repository.first, repository.second, name};
                 followed_.at(tag).wishes = parts_.wishes(tag);
             }
             schedule_list(repository, listed);
-            if (is_due(listed.round) && listed.round.due != Time::max()) {
+            listed.hinted =
+                listed.hinted && lists_for_policies(repository.first, repository.second);
+            const bool wanted = listed.round.due != Time::max() ||
+                                lists_for_policies(repository.first, repository.second);
+            if (wanted && (listed.hinted || is_due(listed.round))) {
                 listed.round.queued = true;
                 lists_.push_back(repository);
                 continue;
+            }
+            if (!wanted) {
+                listed.round.failed = Time{};
             }
         }
         next = std::min(next, wake_for(listed.round));
@@ -364,6 +395,7 @@ void Schedule::start_queued() {
         const Repository repository = std::move(lists_.front());
         lists_.pop_front();
         Listed& listed = listed_.at(repository);
+        listed.hinted = false;  // a hint from here on asks once more
         if (listed.names.empty()) {
             listed_.erase(repository);
             continue;
@@ -435,6 +467,9 @@ Task<void> Schedule::look(Tag tag) {
         }
         schedule_look(tag, followed);
         note_gone(tag, answer ? nullptr : &answer.error());
+    }
+    if (answer && parts_.answered) {
+        parts_.answered(tag, answer->digest, asked);
     }
     ended_one();
 }

@@ -32,6 +32,7 @@ struct Wish {
     enum class List : std::uint8_t { never, daily, scheduled };
     PollSchedule schedule;
     List list = List::never;
+    bool on_hint = false;  // no schedule: webhooks alone make keeld look
 
     friend bool operator==(const Wish&, const Wish&) = default;
 };
@@ -70,6 +71,8 @@ class Schedule {
         std::function<Task<void>()> freshen;
         Millis confirm_again{60'000};  // between two questions to a second source
         Millis freshen_again{1'000};   // between two calls of `freshen`, at least
+        // The registry answered about the tag: what, and when it was asked.
+        std::function<void(const Tag&, const Digest&, Time)> answered{};
     };
     explicit Schedule(Parts parts);
 
@@ -84,6 +87,11 @@ class Schedule {
     // A look-up as soon as possible, whatever the schedule says; of a tag that is not in use, once
     // it comes into use.
     void hint(const Tag& tag);
+    // Whether somebody's policy may take another tag of the repository.
+    [[nodiscard]] bool lists_for_policies(const std::string& registry,
+                                          const std::string& repository) const;
+    // Its list as soon as possible, whatever the schedule says. Only where the former is true.
+    void hint_list(const std::string& registry, const std::string& repository);
     // The second source is to be asked as soon as possible, and every minute until it has settled
     // the tag.
     void want_confirmation(const Tag& tag);
@@ -95,8 +103,7 @@ class Schedule {
     [[nodiscard]] std::size_t waiting() const;
     // Followed tags that are not in their repositories any more, and how that is known (D4).
     [[nodiscard]] const std::map<Tag, std::string>& gone() const { return gone_; }
-    // When the tag is looked at next; nullopt: it is not followed.
-    [[nodiscard]] std::optional<Time> next_look(const Tag& tag) const;
+    [[nodiscard]] bool follows(const Tag& tag) const { return followed_.contains(tag); }
 
     struct Metrics {
         std::uint64_t lists = 0;
@@ -126,6 +133,7 @@ class Schedule {
     struct Listed {
         Round round;
         std::set<std::string> names;  // of followed tags
+        bool hinted = false;
     };
     struct Question {
         Steady::time_point not_before;

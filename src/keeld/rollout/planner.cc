@@ -22,14 +22,11 @@ std::string signature(const Entry& line) {
     return line.uid + line.code + line.container + line.to;
 }
 
-// What a workload wants of a tag that one of its containers refers to, or may change to; nullopt:
-// webhooks alone move it.
-std::optional<Wish> wish_of(const WorkloadSettings& settings, const Tag& tag, bool refers) {
-    if (settings.trigger.parsed == Trigger::push) {
-        return std::nullopt;
-    }
-    return Wish{settings.poll_schedule.parsed,
-                refers ? list_rule(settings.policy.parsed, tag.name) : Wish::List::never};
+// What a workload wants of a tag that one of its containers refers to, or may change to.
+Wish wish_of(const WorkloadSettings& settings, const Tag& tag, bool refers) {
+    return {settings.poll_schedule.parsed,
+            refers ? list_rule(settings.policy.parsed, tag.name) : Wish::List::never,
+            settings.trigger.parsed == Trigger::push};
 }
 
 // Passing states of keeld itself: told by the API, not worth a line in the log.
@@ -118,6 +115,7 @@ Knowledge Planner::knowledge(const Config& config, const PhaseStates& phases) co
         },
         [this] { return parts_.pods.platforms(); },
         parts_.clock.now(),
+        [this](const Tag& tag) { return parts_.pushes.released(tag); },
     };
 }
 
@@ -143,9 +141,9 @@ std::vector<Wish> Planner::wishes(const Tag& tag) const {
             return;
         }
         const WorkloadSettings settings = settings_of(entry->object, ns, parts_.config);
-        const std::optional<Wish> wish = wish_of(settings, tag, refers);
-        if (wish && std::ranges::find(all, *wish) == all.end()) {
-            all.push_back(*wish);
+        const Wish wish = wish_of(settings, tag, refers);
+        if (std::ranges::find(all, wish) == all.end()) {
+            all.push_back(wish);
         }
     };
     for (const WorkloadKey& key : parts_.catalogue.consumers(tag)) {
@@ -236,9 +234,7 @@ void Planner::consider(const WorkloadKey& key) {
         if (!one.tag) {
             continue;
         }
-        if (const std::optional<Wish> wish = wish_of(verdict.settings, *one.tag, true)) {
-            parts_.schedule.follow(*one.tag, *wish);
-        }
+        follow(*one.tag, wish_of(verdict.settings, *one.tag, true));
         if (one.reason == Reason::revert_unconfirmed &&
             parts_.registry.has_second_source(one.tag->registry)) {
             parts_.schedule.want_confirmation(*one.tag);
@@ -262,6 +258,18 @@ void Planner::tell(const WorkloadKey& key, const CatalogueEntry* entry,
                    const WorkloadVerdict& verdict) {
     if (parts_.judged) {
         parts_.judged(key, entry, verdict);
+    }
+}
+
+// What a webhook named before anybody used it, or before a restart, is looked at now.
+void Planner::follow(const Tag& tag, const Wish& wish) {
+    const bool first = !parts_.schedule.follows(tag);
+    parts_.schedule.follow(tag, wish);
+    if (first && parts_.pushes.awaits(tag.registry, tag.repository)) {
+        parts_.schedule.hint_list(tag.registry, tag.repository);
+    }
+    if (first && parts_.pushes.is_awaited(tag)) {
+        parts_.schedule.hint(tag);
     }
 }
 
@@ -290,9 +298,7 @@ void Planner::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     }
     for (const Tag& tag : now) {
         askers_[tag].insert(key);
-        if (const std::optional<Wish> wish = wish_of(verdict.settings, tag, false)) {
-            parts_.schedule.follow(tag, *wish);
-        }
+        follow(tag, wish_of(verdict.settings, tag, false));
     }
     if (now.empty()) {
         asked_.erase(key);

@@ -22,6 +22,7 @@
 #include "keeld/loop.h"
 #include "keeld/policy/config_change.h"
 #include "keeld/policy/judge.h"
+#include "keeld/policy/pushes.h"
 #include "keeld/policy/schedule.h"
 #include "keeld/registry/registry.h"
 #include "keeld/signal.h"
@@ -44,6 +45,7 @@ class Planner {
         Ledger& ledger;
         Schedule& schedule;
         const Listings& listings;
+        const Pushes& pushes;
         Rollouts*& rollouts;  // made after the planner, because it asks the planner
         // Gets every verdict; null: the workload is gone.
         std::function<void(const WorkloadKey&, const CatalogueEntry*, const WorkloadVerdict&)>
@@ -93,6 +95,7 @@ class Planner {
     void take_due();
     void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
                       const WorkloadVerdict& verdict);
+    void follow(const Tag& tag, const Wish& wish);
     void ask(const WorkloadKey& key, const WorkloadVerdict& verdict);
     void fetch(const WorkloadVerdict::Want& want);
     Task<void> fetch_content(WorkloadVerdict::Want want);

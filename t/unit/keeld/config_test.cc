@@ -223,9 +223,55 @@ TEST_F(ConfigTest, E2_UnknownKeysNameTheNearestOne) {
                  "keeld.yaml:2: registries.ghcr.io.trough: unknown key; did you mean \"through\"?");
 }
 
+TEST_F(ConfigTest, WebhooksHaveTheirSecrets) {
+    write("hook.secret", "the-first-one\n\n  the-second \r\n", 0600);
+    write("users.secret", "bob:password\n", 0600);
+    const Config config = good(kCluster + R"(webhooks:
+  native: {auth: none}
+  github: {auth: hmac, secret: hook.secret}
+  harbor: {auth: basic, secret: users.secret}
+)");
+    ASSERT_EQ(config.webhooks.size(), 3U);
+    EXPECT_EQ(config.webhooks.at("native").auth, WebhookAuth::none);
+    EXPECT_TRUE(config.webhooks.at("native").secrets.empty());
+    EXPECT_EQ(config.webhooks.at("github").auth, WebhookAuth::hmac);
+    EXPECT_EQ(config.webhooks.at("github").secrets,
+              (std::vector<std::string>{"the-first-one", "  the-second"}));
+    EXPECT_EQ(config.webhooks.at("harbor").auth, WebhookAuth::basic);
+    EXPECT_TRUE(good(kCluster).webhooks.empty());
+}
+
+TEST_F(ConfigTest, E2_WebhooksThatProveNothingAreRefused) {
+    write("short.secret", "short\n", 0600);
+    write("empty.secret", "\n", 0600);
+    write("token.secret", "no-user-in-it\n", 0600);
+    const auto wrong = [this](const std::string& webhook, const std::string& text) {
+        const std::string all = bad(kCluster + "webhooks: {" + webhook + "}\n");
+        EXPECT_NE(all.find("keeld.yaml:2: webhooks." + text), std::string::npos) << all;
+    };
+    wrong("gitbucket: {auth: none}", "gitbucket: is not known; expected one of native, dockerhub");
+    wrong("native: {}", "native: needs \"auth\"");
+    wrong("native: {auth: perhaps}", "native.auth: \"perhaps\" is not known");
+    wrong("quay: {auth: hmac, secret: token.secret}",
+          "quay.auth: is hmac, and this sender does not");
+    wrong("native: {auth: bearer}", "native: needs \"secret\"");
+    wrong("native: {auth: none, secret: token.secret}", "native.secret: is set, and auth is none");
+    wrong("native: {auth: bearer, secret: short.secret}", "native.secret: short.secret: line 1");
+    wrong("native: {auth: bearer, secret: empty.secret}", "native.secret: empty.secret: holds no");
+    wrong("native: {auth: basic, secret: token.secret}",
+          "native.secret: token.secret: line 1 is no secret; expected USER:PASSWORD");
+    expect_error(kCluster +
+                     "webhooks: {native: {auth: none}}\n"
+                     "listen: [{at: \"127.0.0.1:9320\", serve: [events]}]\n",
+                 "keeld.yaml:2: webhooks: has senders, and no listener has webhooks in its serve");
+    EXPECT_EQ(bad(kCluster + "webhooks: {native: {auth: bearer, secret: short.secret}}\n")
+                  .find("\"short\""),
+              std::string::npos)
+        << "the secret itself is never shown";
+}
+
 TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
-    for (const std::string key :
-         {"auth", "webhooks", "checks", "watch", "notify", "hooks", "coexist"}) {
+    for (const std::string key : {"auth", "checks", "watch", "notify", "hooks", "coexist"}) {
         expect_error(kCluster + key + ": {}\n",
                      "keeld.yaml:2: " + key + ": not supported by this version; take it out");
     }
@@ -311,7 +357,7 @@ TEST_F(ConfigTest, E2_BadYamlNamesItsLine) {
     EXPECT_TRUE(text.starts_with("keeld.yaml:3: is not YAML: ")) << text;
     EXPECT_EQ(bad("- a\n"),
               "keeld.yaml:1: is not a mapping; expected mode, timeZone, listen, ledger, "
-              "kubernetes, caches, events, registries, enrolment, defaults, pacing, "
+              "kubernetes, caches, events, webhooks, registries, enrolment, defaults, pacing, "
               "breaker, windows, phases, groups, priorities, stateful, stamp, settings, cap "
               "below it\n"
               "keeld.yaml: nothing to look at: neither caches nor registries nor "
@@ -439,7 +485,7 @@ TEST_F(ConfigTest, E2_ListensOnSocketsAndLoopbackOnly) {
                  "keeld.yaml:2: listen[0].group: \"no-such-group\" is not a group of this machine");
     expect_error(kCluster + "listen: [{at: \"unix:/a\", serve: [api, page]}]\n",
                  "keeld.yaml:2: listen[0].serve[1]: \"page\" is not known; expected some of api, "
-                 "events, metrics");
+                 "events, webhooks, metrics");
 }
 
 TEST_F(ConfigTest, E2_CachesAndRegistriesMustFitTogether) {

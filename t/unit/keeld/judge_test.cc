@@ -106,7 +106,8 @@ class World {
                 return approved == uid + " " + targets_text(targets);
             },
             [this] { return nodes; },
-            now};
+            now,
+            look(released)};
         return keel::judge(*std::as_const(catalogue).find(workload.key), knowledge);
     }
 
@@ -126,6 +127,7 @@ class World {
     std::map<std::string, std::string> stalled;
     std::string approved;  // "uid targets"
     Listings listings{*ledger};
+    std::map<Tag, Digest> released;
     Choices choices;
     std::string written;  // "uid container image" that keeld wrote
     std::vector<std::string> nodes{kAmd};
@@ -964,6 +966,19 @@ INSTANTIATE_TEST_SUITE_P(
                 "OnDelete"},
         TagCase{"Webhooks", [](TagWorld& w) { annotate(w, "keel.sh/trigger", "default"); },
                 Reason::awaiting_webhook, "webhooks alone"},
+        TagCase{"WebhookForThatTag",
+                [](TagWorld& w) {
+                    annotate(w, "keel.sh/trigger", "push");
+                    w.released[tag("1.28.0")] = digest('b');
+                },
+                Reason::newer_tag, "1.28.0"},
+        TagCase{"WebhookForWhatItWasBefore",
+                [](TagWorld& w) {
+                    annotate(w, "keel.sh/trigger", "push");
+                    w.released[tag("1.28.0")] = digest('9');
+                    w.released[tag("1.27")] = digest('b');
+                },
+                Reason::awaiting_webhook, "none has named docker.io/library/nginx:1.28.0 since"},
         TagCase{"NoBaseline", [](TagWorld& w) { w.running = {}; }, Reason::no_baseline, "read yet"},
         TagCase{"Held",
                 [](TagWorld& w) {

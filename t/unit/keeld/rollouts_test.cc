@@ -139,7 +139,7 @@ class RolloutsTest : public testing::Test {
                             {}});
         planner = std::make_unique<Planner>(Planner::Parts{loop, config, phases, clock, catalogue,
                                                            tags, registry, *pods, *ledger,
-                                                           *schedule, listings, pointer});
+                                                           *schedule, listings, pushes, pointer});
         lease = std::make_unique<Lease>(loop, *cluster,
                                         LeaseOptions{"keel", "keeld", "me", ledger->id()});
         gates = std::make_unique<Gates>(Gates::Parts{config, clock, catalogue, *ledger});
@@ -559,6 +559,7 @@ class RolloutsTest : public testing::Test {
     std::unique_ptr<Ledger> ledger = test::open_ledger(loop, directory.file("ledger.db"));
     Tags tags{*ledger};
     Listings listings{*ledger};
+    Pushes pushes{*ledger};
     Registry registry{http, config, *ledger};
     std::unique_ptr<Planner> planner;
     Rollouts* pointer = nullptr;

@@ -91,6 +91,7 @@ class ScheduleTest : public testing::Test {
     std::vector<std::string> lists;  // repositories that were listed
     Expected<Schedule::Names> listed = Schedule::Names{{"one", "two"}, true};
     std::vector<Tag> told;
+    std::vector<std::tuple<std::string, Digest, Time>> answers;
     std::function<void()> on_freshen = [] {};
     Schedule schedule{Schedule::Parts{loop, config, clock, tags, observations, listings,
                                       [this](const Tag& which) {
@@ -106,7 +107,10 @@ class ScheduleTest : public testing::Test {
                                           on_freshen();
                                           co_return;
                                       },
-                                      Millis{20}, Millis{0}}};
+                                      Millis{20}, Millis{0},
+                                      [this](const Tag& which, const Digest& what, Time asked) {
+                                          answers.emplace_back(which.name, what, asked);
+                                      }}};
     bool ended = false;
 };
 
@@ -374,6 +378,75 @@ TEST_F(ScheduleTest, D6_ListsAreFetchedOncePerRepositoryAndInterval) {
     EXPECT_LE(lists.size(), 1U + 4U);
     EXPECT_TRUE(listings.find("docker.io", "library/nginx")->complete);
     EXPECT_EQ(told.size(), 3U) << "whoever follows one of its tags, and once: nothing is new later";
+}
+
+TEST_F(ScheduleTest, D6_AHintedListIsFetchedAtOnceWhereAPolicyNeedsIt) {
+    follow("one", every("@every 1h", Wish::List::scheduled));
+    pass(Millis{0});
+    EXPECT_EQ(lists.size(), 1U);
+    EXPECT_TRUE(schedule.lists_for_policies("docker.io", "library/nginx"));
+    schedule.hint_list("docker.io", "library/nginx");
+    ASSERT_TRUE(until([this] { return lists.size() == 2; }));
+    pass(minutes{30});
+    EXPECT_EQ(lists.size(), 2U) << "once for a hint";
+    EXPECT_FALSE(schedule.lists_for_policies("docker.io", "library/other"));
+    schedule.hint_list("docker.io", "library/other");
+    pass(Millis{0});
+    EXPECT_EQ(lists.size(), 2U);
+}
+
+TEST_F(ScheduleTest, D6_AListThatOnlyTellsOfTheNewestIsNotFetchedForAHint) {
+    follow("one", every("@every 1h", Wish::List::daily));
+    pass(Millis{0});
+    EXPECT_EQ(lists.size(), 1U);
+    EXPECT_FALSE(schedule.lists_for_policies("docker.io", "library/nginx"));
+    schedule.hint_list("docker.io", "library/nginx");
+    pass(minutes{30});
+    EXPECT_EQ(lists.size(), 1U);
+}
+
+// keel.sh/trigger: push.
+TEST_F(ScheduleTest, D6_WhatWebhooksAloneMoveIsAskedForAHintAndNeverOtherwise) {
+    Wish wish = every("@every 1h", Wish::List::scheduled);
+    wish.on_hint = true;
+    follow("one", wish);
+    pass(hours{50});
+    EXPECT_EQ(asked("one"), 0);
+    EXPECT_EQ(lists.size(), 0U);
+    EXPECT_TRUE(schedule.lists_for_policies("docker.io", "library/nginx"));
+    schedule.hint(tag("one"));
+    schedule.hint_list("docker.io", "library/nginx");
+    ASSERT_TRUE(until([this] { return asked("one") == 1 && lists.size() == 1; }));
+    ASSERT_TRUE(until([this] { return !answers.empty(); }));
+    EXPECT_EQ(answers.front(), std::make_tuple(std::string("one"), digest('a'), clock.time));
+    pass(hours{50});
+    EXPECT_EQ(asked("one"), 1);
+    EXPECT_EQ(lists.size(), 1U);
+    // Another workload has a schedule for the same tag.
+    wanted["one"] = {wish, every("@every 1h")};
+    schedule.follow(tag("one"), every("@every 1h"));
+    pass(hours{2});
+    EXPECT_GE(asked("one"), 2);
+    EXPECT_EQ(lists.size(), 1U) << "that one wants no list";
+}
+
+TEST_F(ScheduleTest, D6_AHintThatFailsIsAskedAgain) {
+    Wish wish = every("@every 1h", Wish::List::scheduled);
+    wish.on_hint = true;
+    int times = 0;
+    script = [&times](const std::string&, const std::string&) {
+        return ++times == 1 ? Reply{"503 Service Unavailable", "", ""} : says('b');
+    };
+    listed = fail("rate-limited", "docker.io answered 429", Millis{100});
+    follow("one", wish);
+    schedule.hint(tag("one"));
+    schedule.hint_list("docker.io", "library/nginx");
+    ASSERT_TRUE(until([this] { return lists.size() == 1; }));
+    listed = Schedule::Names{{"one"}, true};
+    ASSERT_TRUE(until([this] { return lists.size() == 2 && answers.size() == 1; }));
+    pass(hours{50});
+    EXPECT_EQ(lists.size(), 2U);
+    EXPECT_EQ(times, 2);
 }
 
 TEST_F(ScheduleTest, D6_ListsOnceADayAndNotAtAll) {

@@ -148,6 +148,13 @@ TEST_F(WatchesTest, D1_SettingsThatMeanNothing) {
     workload.annotations.erase("keel.sh/pollSchedule");
     workload.annotations["keel.sh/trigger"] = "webhook";
     EXPECT_EQ(only().state, "no-receiver");
+    config.webhooks["quay"] = {};
+    EXPECT_EQ(only().state, "fine");
+    EXPECT_EQ(only(400 * kHour).state, "fine") << "it is looked at when a webhook says so";
+    workload.containers.front().image = "docker.io/library/nginx:other";
+    EXPECT_EQ(only().state, "fine") << "nobody has asked, and nobody has to";
+    tags.failed(tag("other"), "why", "denied");
+    EXPECT_EQ(only().state, "denied");
 }
 
 TEST_F(WatchesTest, D1_AHeldTagMovesNothing) {

@@ -53,6 +53,9 @@ struct TagState {
 struct TagRecord {
     TagState state;
     Time changed;  // when `state.change` happened
+    // No kubelet has asked for the tag since; before that one may have. Epoch: not known, as in a
+    // snapshot.
+    Time no_kubelet_since;
 };
 
 struct TagEvent {

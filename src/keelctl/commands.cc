@@ -166,6 +166,8 @@ whatever happens to its tag; each is listed with the reason and what mends it:
   stale               no successful check in three intervals of its schedule
   list-unreadable     the policy needs the list of tags, and it cannot be read
   held                the tag is held at a digest, so nothing newer is pulled
+  bypassed            a container that must pull at every start started over an hour after the last kubelet asked any
+                      cache for its tag: the node went past the caches
   abandoned           the tag stands still for 30 days, while others of its repository moved three times or more; of
                       those that are in use here, and where the policy takes no other name
 Two more appear with --all only: fine, and waiting (its first answer is under way).

@@ -259,10 +259,13 @@ Task<ApiResponse> Daemon::take_webhook(ApiRequest request) {
 }
 
 Task<void> Daemon::read_traffic() {
-    std::function<void(const Tag&, Time)> seen = [this](const Tag& tag, Time at) {
-        tags_->seen(tag, clock().shown_at(at));
+    const Time asked = SystemClock().now();
+    std::function<void(const SeenTag&)> seen = [this](const SeenTag& one) {
+        tags_->seen(one.tag, clock().shown_at(one.last_seen), one.no_kubelet_since);
     };
-    co_await feed_->read_traffic(std::move(seen));
+    if (co_await feed_->read_traffic(std::move(seen))) {
+        tags_->traffic_read(asked);
+    }
 }
 
 // For the gate that counts. Look-ups go round holds, so where the tag is held it is the held digest

@@ -135,9 +135,11 @@ Reply status(const MainConf& conf) {
 
 // --- tags ---
 
-json_t* only_seen(const TagState& state) {
-    return json_pack("{s:s,s:s,s:o}", "tag", state.tag.to_string().c_str(), "last_seen",
-                     format_time(state.last_seen).c_str(), "seq", counter(state.seq));
+json_t* only_seen(const TagRecord& record) {
+    const TagState& state = record.state;
+    return json_pack("{s:s,s:s,s:s,s:o}", "tag", state.tag.to_string().c_str(), "last_seen",
+                     format_time(state.last_seen).c_str(), "no_kubelet_since",
+                     format_time(record.no_kubelet_since).c_str(), "seq", counter(state.seq));
 }
 
 Reply tags(ngx_http_request_t* r, const MainConf& conf) {
@@ -155,7 +157,7 @@ Reply tags(ngx_http_request_t* r, const MainConf& conf) {
     for (const TagRecord& record : records) {
         const TagState& state = record.state;
         if (asked->seen_since && state.last_seen < *asked->seen_since) continue;
-        json_t* entry = asked->seen_since ? only_seen(state) : encode_tag_state(state, true);
+        json_t* entry = asked->seen_since ? only_seen(record) : encode_tag_state(state, true);
         if (json_array_append_new(list, entry) != 0) throw std::bad_alloc();
     }
     const bool more = records.size() == asked->limit && records.back().state.seq < head.seq;

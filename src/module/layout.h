@@ -35,7 +35,7 @@
 namespace keel::ngx {
 
 inline constexpr std::uint64_t kMagic = 0x6b65656c2d7a6f6e;  // "keel-zon"
-inline constexpr std::uint32_t kLayout = 3;
+inline constexpr std::uint32_t kLayout = 4;
 inline constexpr std::size_t kMaxKey = kMaxRegistry + 1 + kMaxRepository + 1 + kMaxName;
 inline constexpr std::size_t kNarrow = 32;  // bytes of a sha256 digest
 inline constexpr std::size_t kWide = 64;    // of sha512
@@ -53,6 +53,7 @@ struct Entry {
     std::int64_t changed_at;       // of the last event, milliseconds since 1970
     ngx_msec_t changed_monotonic;  // the same moment on nginx's monotonic clock
     ngx_msec_t touched;            // when it was last moved in the LRU queue, on that clock
+    std::int64_t no_kubelet_since;  // when a kubelet last asked, or else when the entry was made
     Times seen[kHistory];
     Digest::Algorithm algorithm[kHistory];
     ManifestKind kind[kHistory];

@@ -263,6 +263,7 @@ Entry* insert(Locked& locked, const Key& key, const Observation& seen, std::uint
     entry->previous = -1;
     entry->pending = -1;
     entry->touched = seen.monotonic;
+    entry->no_kubelet_since = seen.now;
     entry->registry_size = static_cast<std::uint8_t>(seen.registry.size());
     entry->repository_size = static_cast<std::uint8_t>(seen.repository.size());
     entry->name_size = static_cast<std::uint8_t>(seen.name.size());
@@ -510,6 +511,7 @@ TagRecord record_of(const Entry& entry, const std::string& epoch) {
     state.epoch = epoch;
     state.seq = entry.by_seq.key;
     record.changed = to_time(entry.changed_at);
+    record.no_kubelet_since = to_time(entry.no_kubelet_since);
     state.first_seen = to_time(entry.seen[entry.current].first_seen);
     state.last_seen = to_time(entry.seen[entry.current].last_seen);
     state.asked_by = entry.asked_by;
@@ -573,6 +575,9 @@ void fill_entry(Entry& entry, const TagRecord& tag) noexcept {
     entry.change = state.change;
     entry.asked_by = state.asked_by;
     entry.changed_at = millis(tag.changed);
+    // A snapshot does not tell: who asked while nobody looked is not known.
+    entry.no_kubelet_since =
+        tag.no_kubelet_since == Time{} ? wall_millis() : millis(tag.no_kubelet_since);
     // On the clock of this machine's present run: no request that is under way began before it.
     entry.changed_monotonic = ngx_current_msec;
     entry.touched = ngx_current_msec;
@@ -662,8 +667,9 @@ Outcome Table::observe(const Observation& seen) noexcept {
         add(header, Counter::unconfirmed);
         return {};
     }
-    if (same) return same_digest(header, *entry, seen);
     if (entry == nullptr) return first_sight(locked, key, seen);
+    if (seen.asked_by == Asker::kubelet) entry->no_kubelet_since = seen.now;
+    if (same) return same_digest(header, *entry, seen);
     if (index >= 0) return older_digest(header, *entry, index, seen);
     return new_digest(locked, entry, seen);
 }

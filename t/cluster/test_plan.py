@@ -8,7 +8,7 @@ import pytest
 from lab.plan import DAY, HOUR, Plan
 from lab.wait import wait_for
 
-WAITS, CRASHES, MOVES_TOGETHER, ASKS = "phase-2", "phase-3", "phase-4", "phase-5"
+WAITS, CRASHES, MOVES_TOGETHER, ASKS, FAILS = "phase-2", "phase-3", "phase-4", "phase-5", "phase-8"
 NIGHTS = {"name": "nights", "from": "22:00", "to": "06:00", "zone": "UTC", "namespaces": []}
 WEEK = 7 * DAY
 
@@ -42,6 +42,45 @@ def pair_of(plan, moved):
     group = {"name": "pair", "workloads": [f"Deployment/{ns}/{name}" for ns, name in pair]}
     plan.keeld.write({"windows": [NIGHTS], "groups": [group]})
     return pair
+
+
+def bad_ones(plan, moved):
+    """Three workloads of one phase that do not run with what is new. They go first, so that others are still to come."""
+    all_due = [key for key, _ in due(plan, moved) if plan.phase_of[key[1]] == FAILS]
+    rolling = {key[1]: key for key in all_due if plan.workloads[key][0]["strategy"] != "Recreate"}
+    three = list(rolling.values())[:3]
+    assert len(three) == 3 and len(all_due) > 5, all_due
+    plan.node.crashing = {key[1:] for key in three}
+    first = {"workloads": ["/".join(key) for key in three], "value": 10}
+    # One by one, so that the third fails before the next one starts.
+    plan.keeld.write({"priorities": [first], "pacing": {"concurrent": 1}, "defaults": {"deadline": "10s"}})
+    return three
+
+
+def breaker(plan, name, bad):
+    """It opens by their failures; hours and a restart later nothing has started; a person closes it. Both moments."""
+    _, waiting = plan.settle(name)
+    for _ in range(3):  # pacing lets them go one by one
+        if not plan.keeld.get("/v1/status")["breaker"]["open"]:
+            plan.pass_time(HOUR)
+            _, waiting = plan.settle(name)
+    assert plan.keeld.get("/v1/status")["breaker"]["open"], plan.keeld.get("/v1/status")["breaker"]
+    opened, written = plan.clock.now, plan.writes()
+    assert waiting, "somebody is still to come"
+    for hour in range(3):
+        plan.pass_time(HOUR)
+        if hour == 1:
+            plan.restart_keeld(kill=True)
+        assert plan.settle(name)[1] == waiting
+        assert {item["reason"] for item in plan.waiting()} == {"breaker-open"}
+    code, out, _ = plan.keeld.ctl("status")
+    assert code == 1 and "breaker-open" in out and all("/".join(key) in out for key in bad), out
+    assert plan.writes() == written
+    plan.node.crashing = set()
+    for order in (["resume", "cluster"], *(["retry", "/".join(key)] for key in bad)):
+        code, out, err = plan.keeld.ctl(*order, "--reason", "it was the database")
+        assert code == 0, (out, err)
+    return opened, plan.clock.now
 
 
 def roll(plan, name, number):
@@ -94,12 +133,18 @@ def test_r5_r6_r7_r8_p4_nine_phases_over_335_workloads(plan):
             newer[repository, tag] = (repository, ".".join([*parts[:2], str(int(parts[2]) + 1)]))
     plan.push("new", *moved, *newer.values())
     pair = pair_of(plan, moved)
+    bad = bad_ones(plan, moved)
     plan.start_keeld()
     clean = {}  # by phase: since when it has been clean without a break
     for number, name in enumerate(plan.phases, 1):
         phase = wait_for(f"{name} begins", lambda: (found := plan.phase(name))["state"] == "active" and found, 60)
         untouched(plan, list(plan.phases)[: number - 1] + [name])
+        if name == FAILS:
+            closed = breaker(plan, name, bad)
         phase = roll(plan, name, number)
+        if name == FAILS:  # its next look at the pods finds the crash loops ended
+            plan.pass_time(HOUR)
+            phase, _ = plan.settle(name)
         assert phase["stage"] == "soaking", phase
         clean[name] = plan.clock.now
         if name == CRASHES:
@@ -108,7 +153,7 @@ def test_r5_r6_r7_r8_p4_nine_phases_over_335_workloads(plan):
         if number in (2, 6):
             plan.restart_keeld()
         phase, _ = plan.settle(name)
-        assert phase["stage"] == "soaking", phase
+        assert phase["stage"] == "soaking", repr(phase)
         plan.pass_time(clean[name] + WEEK - plan.clock.now - HOUR)
         phase, _ = plan.settle(name)
         assert phase["stage"] == "soaking", "an hour is missing"
@@ -122,13 +167,13 @@ def test_r5_r6_r7_r8_p4_nine_phases_over_335_workloads(plan):
             assert code == 0, (out, err)
         wait_for(f"{name} completed", lambda: plan.phase(name)["state"] == "completed", 30)
     plan.settle(name)
-    witness(plan, clean, pair)
+    witness(plan, clean, pair, bad, closed)
     proven(plan, moved)
     reported(plan)
 
 
-def witness(plan, clean, pair):
-    """What the audit log says about pacing, order, windows, groups, and who was left alone."""
+def witness(plan, clean, pair, bad, closed):
+    """What the audit log says about pacing, order, windows, groups, the breaker, and who was left alone."""
     writes = [write for write in plan.writes() if write[4] == 200]
     print(f"{len(writes)} rollouts, {plan.clock.now - plan.clock.told[0][1]} of the clock")
     assert len(writes) > 60
@@ -155,8 +200,10 @@ def witness(plan, clean, pair):
     assert by_night and all(at.hour >= 22 or at.hour < 6 for at in by_night), by_night
     together = [at for at, ns, _, name, _ in writes if (ns, name) in pair]
     assert len(together) == 2 and together[0] == together[1], together
-    twice = [one for one, count in collections.Counter(write[1:4] for write in writes).items() if count > 1]
-    assert not twice, f"one target, written twice: {twice}"
+    opened, resumed = closed
+    assert not [write for write in writes if opened < write[0] < resumed], "the breaker was open"
+    twice = {one for one, count in collections.Counter(write[1:4] for write in writes).items() if count > 1}
+    assert twice == {(ns, "deployments", name) for _, ns, name in bad}, f"one target, written twice: {twice}"
     pods = plan.plane.api.requests("system:serviceaccount:keel:keeld", "list", "pods")
     print(f"{len(pods)} lists of pods")
 

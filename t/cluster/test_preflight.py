@@ -16,16 +16,18 @@ BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindi
 MESSAGE = "templates are frozen until Monday"
 
 
-def tried(stage, namespace, name):
-    """Status of a dry run that would change nothing, asked as keeld."""
-    path = stage.kube.path("deployments", namespace, name, dryRun="All")
+def tried(stage, namespace, name, **query):
+    """Status of a patch that would change nothing, asked as keeld."""
+    path = stage.kube.path("deployments", namespace, name, **query)
     with contextlib.closing(stage.api.client(KEELD)) as client:
         return client.request("PATCH", path, {"metadata": {"name": name}}, content_type=PATCH_TYPES["merge"])[0]
 
 
 @contextlib.contextmanager
-def refused(stage, namespace):
-    """The API server's admission refuses whatever keeld changes in Deployments of the namespace."""
+def refused(stage, namespace, name="app", dry_runs=True):
+    """The API server's admission refuses whatever keeld changes in the Deployment; also what it only tries."""
+    query = {"dryRun": "All"} if dry_runs else {}
+    exempt = "false" if dry_runs else "has(request.dryRun) && request.dryRun"
     policy = {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -39,7 +41,8 @@ def refused(stage, namespace):
             },
             "validations": [
                 {
-                    "expression": f"request.userInfo.username != '{KEELD}' || request.namespace != '{namespace}'",
+                    "expression": f"request.userInfo.username != '{KEELD}' || request.namespace != '{namespace}' "
+                    f"|| request.name != '{name}' || {exempt}",
                     "message": MESSAGE,
                 }
             ],
@@ -54,12 +57,12 @@ def refused(stage, namespace):
     stage.kube.call("POST", POLICIES, policy)
     stage.kube.call("POST", BINDINGS, binding)
     try:
-        wait_for("the policy is in force", lambda: tried(stage, namespace, "app") in (403, 422), 60)
+        wait_for("the policy is in force", lambda: tried(stage, namespace, name, **query) in (403, 422), 60)
         yield
     finally:
         stage.kube.call("DELETE", f"{BINDINGS}/{namespace}")
         stage.kube.call("DELETE", f"{POLICIES}/{namespace}")
-        wait_for("the policy is gone", lambda: tried(stage, namespace, "app") == 200, 60)
+        wait_for("the policy is gone", lambda: tried(stage, namespace, name, **query) == 200, 60)
 
 
 def gate(answer, name):

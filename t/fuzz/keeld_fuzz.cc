@@ -42,8 +42,8 @@ void check_holds(std::string_view body) {
 
 void check_page(std::string_view body) {
     if (const auto page = decode_seen_page(body)) {
-        for (const auto& [tag, last] : page->seen) {
-            check_tag(tag);
+        for (const SeenTag& one : page->seen) {
+            check_tag(one.tag);
         }
     }
     const auto page = decode_tag_page(body);

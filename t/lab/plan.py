@@ -246,7 +246,7 @@ class Plan:
     def waiting(self):
         """Rollouts that wait; None while any is under way or nothing is known of some."""
         found = [item for item in self.keeld.get("/v1/rollouts?limit=1")["items"] if not item["ended"]]
-        plan = {"awaiting-pacing", "awaiting-window", "awaiting-group"}
+        plan = {"awaiting-pacing", "awaiting-window", "awaiting-group", "breaker-open"}
         if any(item["state"] != "waiting" or item["reason"] not in plan for item in found):
             return None
         return found

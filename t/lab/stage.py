@@ -68,6 +68,7 @@ class Stage(Lab):
         self.proxy.rule = lambda request: PASS
         self.proxy.opened.set()
         self.told.release()
+        self.told.crashing = set()
         for server in self.servers:
             if not server.running():
                 server.start().wait_ready()

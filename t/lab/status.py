@@ -23,7 +23,10 @@ class NotPulled(Exception):
 
 
 class StatusNode:
-    """`pulls`: {registry: port} to be asked for images. hold() keeps new pods from starting until release()."""
+    """`pulls`: {registry: port} to be asked for images. hold() keeps new pods from starting until release().
+
+    `crashing`: {(namespace, app)} of the workloads whose new pods end again and again.
+    """
 
     def __init__(self, api, pulls, name="told-1"):
         self.api, self.name = api, name
@@ -33,6 +36,7 @@ class StatusNode:
         self.ended = threading.Event()
         self.threads = []
         self.stream = None
+        self.crashing = set()
         self.started = {}  # uid of a pod → the digests that it was told to run
         self.failures = []
 
@@ -126,13 +130,15 @@ class StatusNode:
         now = _now()
         spec, uid = pod["spec"], pod["metadata"]["uid"]
         ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}}
+        well = (pod["metadata"]["namespace"], pod["metadata"].get("labels", {}).get("app")) not in self.crashing
+        state = {"running": {"startedAt": now}} if well else {"waiting": {"reason": "CrashLoopBackOff", "message": "told"}}
         init = [self._started(uid, container, ended) for container in spec.get("initContainers", [])]
-        containers = [self._started(uid, container, {"running": {"startedAt": now}}) for container in spec["containers"]]
-        kinds = ("Initialized", "Ready", "ContainersReady", "PodScheduled")
+        containers = [{**self._started(uid, container, state), "ready": well} for container in spec["containers"]]
+        conditions = {"Initialized": True, "Ready": well, "ContainersReady": well, "PodScheduled": True}
         return {
             "phase": "Running",
             "startTime": now,
-            "conditions": [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds],
+            "conditions": [{"type": kind, "status": str(met), "lastTransitionTime": now} for kind, met in conditions.items()],
             "initContainerStatuses": init,
             "containerStatuses": containers,
         }

@@ -147,8 +147,41 @@ def test_seen_since_tells_only_when(cache, faulty):
     wait_for("a later moment", later)
     _, page = nginx.api("tags?seen_since=" + last.replace("+", "%2B"))
     assert {tag["tag"] for tag in page["tags"]} >= {f"{REGISTRY}/app:{names[0]}"}
-    assert all(set(tag) == {"tag", "last_seen", "seq"} and tag["last_seen"] >= last for tag in page["tags"])
+    assert all(set(tag) == {"tag", "last_seen", "no_kubelet_since", "seq"} and tag["last_seen"] >= last for tag in page["tags"])
     assert f"{REGISTRY}/app:{names[1]}" not in {tag["tag"] for tag in page["tags"] if tag["last_seen"] < last}
+
+
+def quiet_since(nginx, tag="latest"):
+    _, page = nginx.api("tags?seen_since=1970-01-01T00:00:00.000Z")
+    return next(one["no_kubelet_since"] for one in page["tags"] if one["tag"] == f"{REGISTRY}/app:{tag}")
+
+
+def test_no_kubelet_since_is_moved_by_kubelets_alone(cache, faulty):
+    """D1: what keeld compares with the starts of containers, to find nodes that go past the cache. A tag that is first
+    asked for by another may have been asked for by a kubelet before; so may one that a snapshot brought."""
+    nginx = cache(faulty.port)
+    faulty.tags(latest=digest_of("one"))
+    nginx.pull("app", agent="keeld/1")
+    first = quiet_since(nginx)
+    assert first == nginx.tag()["first_seen"]
+
+    def asked_again(agent):
+        return lambda: nginx.pull("app", agent=agent) and nginx.tag()["last_seen"] > first
+
+    for agent in ("keeld/1", "curl/8"):
+        wait_for("a later moment", asked_again(agent))
+        assert quiet_since(nginx) == first
+    nginx.pull("app")
+    kubelet = quiet_since(nginx)
+    assert kubelet == nginx.tag()["last_seen"] > first
+    faulty.tags(latest=digest_of("another"))
+    wait_for("a later moment", lambda: nginx.pull("app", agent="keeld/1") and nginx.tag()["last_seen"] > kubelet)
+    assert (nginx.tag()["digest"], quiet_since(nginx)) == (digest_of("another"), kubelet)
+    nginx.reload()
+    assert quiet_since(nginx) == kubelet
+    nginx.restart()
+    wait_for("the snapshot", lambda: nginx.tags())
+    assert nginx.tag()["last_seen"] < quiet_since(nginx)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])

@@ -94,12 +94,13 @@ class Examiner {
           zone_(zone_named(parts.config.time_zone)),
           moves_(moves_of(parts.tags)) {}
 
-    void examine(const WorkloadSettings& settings, Watch& watch) {
+    void examine(const CatalogueEntry& entry, const Container& container,
+                 const WorkloadSettings& settings, Watch& watch) {
         settings_ = &settings;
         watch_ = &watch;
         watch.state = "fine";
         (void)(bad_setting() || no_receiver() || held() || unanswered() || unlisted() ||
-               abandoned());
+               bypassed(entry, container) || abandoned());
     }
 
   private:
@@ -190,6 +191,35 @@ class Examiner {
                            "mend the way to the list; the digest of the tag is followed meanwhile");
     }
 
+    // Its nodes ask somebody else: the caches neither see what they pull nor can hold it. Only a
+    // kubelet that must ask at every start tells; what passes under a hold is not seen.
+    bool bypassed(const CatalogueEntry& entry, const Container& container) {
+        const Tag& tag = *watch_->tag;
+        const TagInfo* info = parts_.tags.find(tag);
+        if (info == nullptr || info->no_kubelet_since == Time{} ||
+            info->held_at > info->no_kubelet_since ||
+            container.pull != PullPolicy::always ||
+            watch_->reference.find('@') != std::string::npos) {
+            return false;
+        }
+        const auto image = std::ranges::max_element(
+            entry.running.images, {}, [&](const RunningImage& one) {
+                const bool own = one.container == container.name && one.init == container.init;
+                return own ? one.started : Time{};
+            });
+        if (image == entry.running.images.end() || image->container != container.name ||
+            image->started > parts_.tags.traffic_read_at() ||
+            image->started < info->no_kubelet_since + kPullTakes) {
+            return false;
+        }
+        return say("bypassed",
+                   "a container started at " + format_time(image->started) +
+                       ", and no kubelet has asked a cache for " + tag.to_string() + " since " +
+                       format_time(info->no_kubelet_since),
+                   "see that the nodes' hosts.toml names the cache, and why they went past it: "
+                   "its access log, and containerd's journal");
+    }
+
     // Versions stand still by nature.
     bool abandoned() {
         const Tag& tag = *watch_->tag;
@@ -264,7 +294,7 @@ void each_watch(const WatchParts& parts, Time now, const std::function<void(cons
             if (const TagInfo* info = parts.tags.find(*watch.tag)) {
                 watch.confirmed = info->heard_at();
             }
-            examiner.examine(settings, watch);
+            examiner.examine(entry, container, settings, watch);
             each(watch);
         }
     }

@@ -29,6 +29,10 @@ inline constexpr int kMissedChecks = 3;
 inline constexpr Millis kStandsStill = std::chrono::hours(30 * 24);
 inline constexpr std::size_t kSiblingMoves = 3;
 
+// D1: a container that starts so long after the last kubelet asked any cache for its tag was pulled
+// past them. Long enough for a slow pull, and for clocks that differ.
+inline constexpr Millis kPullTakes = std::chrono::hours(1);
+
 struct Watch {
     WorkloadKey workload;
     std::string container;
@@ -37,7 +41,8 @@ struct Watch {
     std::optional<Tag> tag;  // absent where the reference cannot be read
     // "fine"; "waiting" (its first answer is under way); otherwise why it cannot fire:
     // "reference-invalid", "setting-invalid", "no-receiver", "no-path", "no-credential", "denied",
-    // "not-found", "tag-gone", "never-answered", "stale", "list-unreadable", "held", "abandoned".
+    // "not-found", "tag-gone", "never-answered", "stale", "list-unreadable", "held", "bypassed",
+    // "abandoned".
     std::string state;
     std::string sentence;  // empty with "fine"
     std::string next;      // what mends it

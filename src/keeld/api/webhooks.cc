@@ -1,6 +1,7 @@
 #include "keeld/api/webhooks.h"
 
 #include <algorithm>
+#include <boost/beast/core/string.hpp>
 #include <optional>
 #include <set>
 
@@ -11,13 +12,8 @@
 namespace keel {
 namespace {
 
-bool same_letters(std::string_view one, std::string_view other) {
-    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-    return std::ranges::equal(one, other, {}, lower, lower);
-}
-
 bool same_name(const WebhookHint& hint, std::string_view name) {
-    return hint.any_case ? same_letters(hint.name, name) : hint.name == name;
+    return hint.any_case ? boost::beast::iequals(hint.name, name) : hint.name == name;
 }
 
 }  // namespace

@@ -125,7 +125,8 @@ Expected<SeenPage> decode_seen_page(std::string_view body) {
         if (!last) {
             return Expected<void>(fail("bad-event", "last_seen: not a time"));
         }
-        page.seen.emplace_back(std::move(*tag), *last);
+        const Time kubelet = parse_time(text_of(item, "no_kubelet_since")).value_or(Time{});
+        page.seen.push_back(SeenTag{std::move(*tag), *last, kubelet});
         return Expected<void>{};
     });
 }

@@ -59,9 +59,15 @@ struct TagPage {
 [[nodiscard]] Expected<TagPage> decode_tag_page(std::string_view body);
 
 // One page of `GET tags?seen_since=`.
+struct SeenTag {
+    Tag tag;
+    Time last_seen;
+    Time no_kubelet_since;  // one may have asked before; epoch: the cache's module does not tell
+};
+
 struct SeenPage {
     std::string epoch;
-    std::vector<std::pair<Tag, Time>> seen;  // when each was last answered
+    std::vector<SeenTag> seen;
     std::optional<std::uint64_t> next;
     std::vector<UnreadableEntry> unreadable;
 };

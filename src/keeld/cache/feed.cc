@@ -195,22 +195,26 @@ Task<Expected<HttpResponse>> CacheFeed::read_page(Cache* cache, std::string epoc
     co_return co_await http_.send(std::move(request));
 }
 
-Task<void> CacheFeed::read_traffic(std::function<void(const Tag&, Time)> seen) {
+Task<bool> CacheFeed::read_traffic(std::function<void(const SeenTag&)> seen) {
+    bool all = true;
     for (auto& [name, cache] : caches_) {
         // One that is away holds nobody up; run() finds out when it is back.
         if (cache.state.resyncs == 0 || !cache.state.problem.empty()) {
+            all = false;
             continue;
         }
         const Expected<void> done = co_await read_seen(&cache, &seen);
         if (!done) {
+            all = false;
             cache.state.problem = done.error().text;
             cache.wake.notify();
         }
     }
+    co_return all;
 }
 
 Task<Expected<void>> CacheFeed::read_seen(Cache* cache,
-                                          const std::function<void(const Tag&, Time)>* seen) {
+                                          const std::function<void(const SeenTag&)>* seen) {
     Time newest = cache->state.seen_since;
     if (newest == Time{}) {
         newest = clock_.now() - kSeenBefore;
@@ -237,10 +241,10 @@ Task<Expected<void>> CacheFeed::read_seen(Cache* cache,
             co_return fail("bad-answer", cache->config.api + "/tags?seen_since answered " +
                                              std::to_string(response->status));
         }
-        for (const auto& [tag, last] : page->seen) {
-            (*seen)(tag, last);
-            newest = std::max(newest, last);
-            forgive(*cache, cache->unseen, tag);
+        for (const SeenTag& one : page->seen) {
+            (*seen)(one);
+            newest = std::max(newest, one.last_seen);
+            forgive(*cache, cache->unseen, one.tag);
         }
         leave_out(*cache, cache->unseen, page->unreadable);
         epoch = page->epoch;

@@ -69,8 +69,9 @@ class CacheFeed {
     void stop();
 
     // Asks the caches that can be reached which tags were asked for since the last time, also those
-    // of which there is nothing new to tell; `seen` hears of each, with the cache's own time.
-    [[nodiscard]] Task<void> read_traffic(std::function<void(const Tag&, Time)> seen);
+    // of which there is nothing new to tell; `seen` hears of each, with the cache's own times.
+    // Whether all of them answered.
+    [[nodiscard]] Task<bool> read_traffic(std::function<void(const SeenTag&)> seen);
 
     struct State {
         std::string name;
@@ -131,7 +132,7 @@ class CacheFeed {
                                                          std::uint64_t since);
     [[nodiscard]] Task<void> read_status(Cache* cache);
     [[nodiscard]] Task<Expected<void>> read_seen(Cache* cache,
-                                                 const std::function<void(const Tag&, Time)>* seen);
+                                                 const std::function<void(const SeenTag&)>* seen);
     void save(const Cache& cache);
 
     Loop& loop_;

@@ -104,8 +104,10 @@ void PodReader::count(Running& running, const Pod& pod) {
         });
         if (same != running.images.end()) {
             ++same->pods;
+            same->started = std::max(same->started, status.started);
         } else {
-            running.images.push_back(RunningImage{status.name, status.init, digest, platform, 1});
+            running.images.push_back(
+                RunningImage{status.name, status.init, digest, platform, 1, status.started});
         }
     }
 }

@@ -156,9 +156,11 @@ bool Tags::confirm(const Tag& tag, const Digest& digest, Time at, const std::str
     return true;
 }
 
-void Tags::seen(const Tag& tag, Time at) {
+void Tags::seen(const Tag& tag, Time at, Time no_kubelet_since) {
     if (const auto found = tags_.find(tag); found != tags_.end()) {
-        found->second.traffic_at = std::max(found->second.traffic_at, at);
+        TagInfo& info = found->second;
+        info.traffic_at = std::max(info.traffic_at, at);
+        info.no_kubelet_since = std::max(info.no_kubelet_since, no_kubelet_since);
     }
 }
 

@@ -49,6 +49,7 @@ struct TagInfo {
     Time confirmed_at;  // the last fresh answer about the tag, whatever it said
     std::string confirmed_by;
     Time traffic_at;      // a cache last passed an answer about it; epoch: not since keeld started
+    Time no_kubelet_since;  // of all caches the latest; by their clocks; epoch: not known
     std::string failure;  // of the last look-up; empty after a success
     std::string failure_code;  // Registry::look_up's
     std::string cause;         // who brought the current digest
@@ -93,7 +94,10 @@ class Tags {
     // changed.
     bool confirm(const Tag& tag, const Digest& digest, Time at, const std::string& source);
     // A cache passed an answer that told nothing new (what is new comes to observe()).
-    void seen(const Tag& tag, Time at);
+    void seen(const Tag& tag, Time at, Time no_kubelet_since = {});
+    // What seen() told is all that passed any cache up to `at`, by the real clock.
+    void traffic_read(Time at) { traffic_read_at_ = at; }
+    [[nodiscard]] Time traffic_read_at() const { return traffic_read_at_; }
     // A look-up failed: nothing changes but what is told of the tag's freshness.
     void failed(const Tag& tag, const std::string& why, const std::string& code = "");
 
@@ -112,6 +116,7 @@ class Tags {
 
     Ledger& ledger_;
     std::unordered_map<Tag, TagInfo> tags_;
+    Time traffic_read_at_;
 };
 
 }  // namespace keel

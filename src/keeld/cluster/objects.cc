@@ -430,7 +430,9 @@ void append_statuses(Fields& fields, const json_t* status, const char* key, bool
         told.image_id = fields.string(container, "imageID");
         told.restarts = fields.count(container, "restartCount", 0);
         told.ready = fields.boolean(container, "ready");
-        told.running = fields.object(state, "running") != nullptr;
+        const json_t* running = fields.object(state, "running");
+        told.running = running != nullptr;
+        told.started = time_of(fields, running, "startedAt");
         told.init = init;
         told.waiting_reason = fields.string(fields.object(state, "waiting"), "reason");
         told.terminated_reason = fields.string(terminated, "reason");

@@ -147,6 +147,7 @@ struct ContainerStatus {
     bool ready = false;
     bool running = false;
     bool init = false;
+    Time started{};                 // while it runs
     std::string waiting_reason;     // "CrashLoopBackOff", "ImagePullBackOff" …
     std::string terminated_reason;  // of state or lastState: "OOMKilled", "Error" …
     Time terminated_at{};           // when that was; epoch: never

@@ -57,16 +57,6 @@ bool Pushes::is_awaited(const Tag& tag) const {
     return found != all_.end() && found->second.awaited;
 }
 
-std::vector<Tag> Pushes::awaited() const {
-    std::vector<Tag> tags;
-    for (const auto& [tag, push] : all_) {
-        if (push.awaited) {
-            tags.push_back(tag);
-        }
-    }
-    return tags;
-}
-
 bool Pushes::awaits(const std::string& registry, const std::string& repository) const {
     return std::ranges::any_of(all_, [&](const auto& one) {
         return one.second.awaited && one.first.registry == registry &&

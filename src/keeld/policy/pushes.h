@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <map>
 #include <string>
-#include <vector>
 
 #include "core/digest.h"
 #include "core/reference.h"
@@ -31,7 +30,6 @@ class Pushes {
     [[nodiscard]] const Digest* released(const Tag& tag) const;
     // Named, and not answered since.
     [[nodiscard]] bool is_awaited(const Tag& tag) const;
-    [[nodiscard]] std::vector<Tag> awaited() const;
     // Whether any tag of the repository is.
     [[nodiscard]] bool awaits(const std::string& registry, const std::string& repository) const;
 

@@ -360,10 +360,9 @@ Steady::time_point Schedule::queue_due() {
                 followed_.at(tag).wishes = parts_.wishes(tag);
             }
             schedule_list(repository, listed);
-            listed.hinted =
-                listed.hinted && lists_for_policies(repository.first, repository.second);
-            const bool wanted = listed.round.due != Time::max() ||
-                                lists_for_policies(repository.first, repository.second);
+            const bool for_policies = lists_for_policies(repository.first, repository.second);
+            listed.hinted = listed.hinted && for_policies;
+            const bool wanted = listed.round.due != Time::max() || for_policies;
             if (wanted && (listed.hinted || is_due(listed.round))) {
                 listed.round.queued = true;
                 lists_.push_back(repository);

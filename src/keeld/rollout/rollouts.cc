@@ -711,10 +711,19 @@ Task<bool> Rollouts::write_together(Handle rollout) {
         co_return true;
     }
     come(rollout);
-    while (batch->coming > 0 && !stopped_) {
+    while ((batch->coming > 0 || waits_for_parted(rollout)) && !stopped_) {
         co_await rollout->changed.wait_until(Steady::time_point::max());
     }
     co_return !stopped_ && !kept_back(rollout);
+}
+
+// R7: a member that was refused when others were written goes first, and no other one where it is
+// refused again: they would be two steps apart.
+bool Rollouts::waits_for_parted(const Handle& rollout) const {
+    return !parted_.contains(rollout->key) && std::ranges::any_of(active_, [&](const auto& one) {
+        return one.second->batch == rollout->batch && one.second->row.applied == Time{} &&
+               parted_.contains(one.first);
+    });
 }
 
 // The last one to come looks at all of them, in one moment.
@@ -786,13 +795,15 @@ void Rollouts::leave_unwritten(const Handle& rollout) {
     wake(rollout->batch);
 }
 
-// Members were written and others were not: said of those, until they are, too.
+// Members were written and others were not, now or before: said of those, until they are, too.
 void Rollouts::tell_parted(Batch& batch) {
     for (auto& [key, row] : batch.left) {
-        if (batch.written.empty() || row.reason == kParted) {
+        const bool now = !batch.written.empty();
+        if (row.reason == kParted || (!now && !parted_.contains(key))) {
             continue;
         }
-        row.text += "; its group is parted: " + batch.written.front() + " was written";
+        row.text += "; its group is parted: " +
+                    (now ? batch.written.front() + " was written" : "others were written before");
         row.reason = kParted;
         parted_[key] = row.text;
         parts_.ledger.put(row);
@@ -1582,6 +1593,7 @@ void Rollouts::record_applied(const Handle& rollout, std::int64_t generation,
         rollout->batch->written.push_back(row.workload);
         tell_parted(*rollout->batch);
         come(rollout);
+        wake(rollout->batch);
     }
 }
 

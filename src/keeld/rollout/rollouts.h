@@ -192,6 +192,7 @@ class Rollouts {
     void stop_running(const Handle& rollout);
     Task<bool> go_together(Handle rollout, bool ready);
     Task<bool> write_together(Handle rollout);
+    [[nodiscard]] bool waits_for_parted(const Handle& rollout) const;
     void come(const Handle& rollout);
     [[nodiscard]] std::string obstacle(const GroupConfig& group,
                                        const std::shared_ptr<Batch>& batch);

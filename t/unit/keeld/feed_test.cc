@@ -412,7 +412,9 @@ TEST_F(FeedTest, D6_WhatTrafficAskedForIsReadFromWhereItWasLeft) {
     std::map<std::string, Time> seen;
     const auto read = [&] {
         test::await(loop,
-                    feed->read_traffic([&](const Tag& tag, Time when) { seen[tag.name] = when; }));
+                    feed->read_traffic([&](const SeenTag& one) {
+                        seen[one.tag.name] = one.last_seen;
+                    }));
     };
     read();
     EXPECT_TRUE(peer.asked.empty()) << "nothing is asked of a cache before its table was read";
@@ -457,7 +459,9 @@ TEST_F(FeedTest, AnEntryOfTrafficThatCannotBeReadCostsOnlyItselfAndIsTold) {
     };
     const auto read = [&] {
         test::await(loop,
-                    feed->read_traffic([&](const Tag& tag, Time when) { seen[tag.name] = when; }));
+                    feed->read_traffic([&](const SeenTag& one) {
+                        seen[one.tag.name] = one.last_seen;
+                    }));
     };
     read();
     EXPECT_EQ(seen, (std::map<std::string, Time>{{"two", at(-20)}}));

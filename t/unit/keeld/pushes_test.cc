@@ -25,7 +25,6 @@ TEST_F(PushesTest, WhatIsAnsweredAfterAWebhookIsReleased) {
     EXPECT_EQ(pushes.released(tag()), nullptr);
     pushes.named(tag(), at(10));
     EXPECT_TRUE(pushes.is_awaited(tag()));
-    EXPECT_EQ(pushes.awaited(), std::vector<Tag>{tag()});
     EXPECT_TRUE(pushes.awaits("docker.io", "library/nginx"));
     EXPECT_FALSE(pushes.awaits("docker.io", "library/other"));
     EXPECT_FALSE(pushes.awaits("quay.io", "library/nginx"));
@@ -58,7 +57,8 @@ TEST_F(PushesTest, P7_ARestartKnowsThem) {
     ASSERT_TRUE(test::await(loop, ledger->durable()));
     const Pushes again(*ledger);
     EXPECT_EQ(*again.released(tag("done")), digest('b'));
-    EXPECT_EQ(again.awaited(), std::vector<Tag>{tag("waits")});
+    EXPECT_TRUE(again.is_awaited(tag("waits")));
+    EXPECT_FALSE(again.is_awaited(tag("done")));
     EXPECT_EQ(again.released(tag("waits")), nullptr);
 }
 
@@ -66,7 +66,6 @@ TEST_F(PushesTest, TheOldestMakesRoom) {
     for (std::size_t i = 0; i <= Pushes::kMost; ++i) {
         pushes.named(tag("t" + std::to_string(i)), at(static_cast<std::int64_t>(i)));
     }
-    EXPECT_EQ(pushes.awaited().size(), Pushes::kMost);
     EXPECT_FALSE(pushes.is_awaited(tag("t0")));
     EXPECT_TRUE(pushes.is_awaited(tag("t1")));
     ASSERT_TRUE(test::await(loop, ledger->durable()));

@@ -1792,6 +1792,49 @@ TEST_F(RolloutsTest, R7_AMemberThatFailsAfterOthersWereWrittenIsToldUntilItFollo
     EXPECT_TRUE(rollouts->parted().empty());
 }
 
+// The other one would be two steps ahead of it.
+TEST_F(RolloutsTest, R7_AMemberThatWasRefusedGoesFirstAndAloneWhileItIsRefused) {
+    config.groups = {{"pair", {"Deployment/shop/*"}}};
+    add("api");
+    add("web");
+    std::vector<std::string> tried;
+    std::string refused;
+    before_patch = [&](const std::string& name) -> std::optional<Reply> {
+        tried.push_back(name);
+        if (tried.size() == 2) refused = name;
+        if (name != refused) return std::nullopt;
+        return refusal("422 Unprocessable Entity", "Invalid");
+    };
+    start();
+    for (const char* name : {"api", "web"}) {
+        ASSERT_TRUE(until([&] { return catalogue.find(key(name))->running.usable(); }));
+    }
+    moves("api", 'b');
+    moves("web", 'b');
+    ASSERT_TRUE(until([this] { return ended("done") && ended("failed"); }));
+    ASSERT_EQ(rollouts->parted().size(), 1U);
+    moves("api", 'c');
+    moves("web", 'c');
+    for (int times = 2; times < 4; ++times) {
+        tried.assign(2, "");
+        clock.time += std::chrono::hours(1);
+        rollouts->wake_waiting();
+        ASSERT_TRUE(until([&] { return ended("failed", times); }));
+        ASSERT_TRUE(until([&] { return rollouts->all_active().size() == 2; }));
+        EXPECT_EQ(tried, (std::vector<std::string>{"", "", refused}));
+        const std::vector<RolloutRow> rows = ledger->rollouts("Deployment/shop/" + refused, "", 1);
+        EXPECT_EQ(rows.front().reason, "group-parted") << "a restart still knows";
+    }
+    const std::string other = refused == "api" ? "web" : "api";
+    const std::string first = std::exchange(refused, "");
+    tried.assign(2, "");
+    clock.time += std::chrono::hours(1);
+    rollouts->wake_waiting();
+    ASSERT_TRUE(until([this] { return ended("done", 3); }));
+    EXPECT_EQ(tried, (std::vector<std::string>{"", "", first, other}));
+    EXPECT_TRUE(rollouts->parted().empty());
+}
+
 TEST_F(RolloutsTest, R7_AnIntentOfAGroupIsNotWrittenAfterARestartWhileAnotherMemberIsBlocked) {
     config.groups = {{"pair", {"Deployment/shop/*"}}};
     add("api");

@@ -193,6 +193,53 @@ TEST_F(WatchesTest, D1_WhatIsMonitoredIsWatchedAnImageVolumeByItsOwnName) {
     EXPECT_EQ(only().container, "volume/models");
 }
 
+// What a kubelet pulls past the caches nobody here sees, and no hold reaches it.
+TEST_F(WatchesTest, D1_ANodeThatBypassesTheCaches) {
+    workload.containers.front().pull = PullPolicy::always;
+    const auto started = [this](std::int64_t when, const std::string& name = "app") {
+        all();
+        Running running;
+        running.known = true;
+        running.images.push_back(
+            RunningImage{name, false, digest('a').to_string(), "linux/amd64", 1, at(when)});
+        catalogue.set_running(workload.key, running, catalogue.changes());
+    };
+    started(5 * kHour);
+    EXPECT_EQ(only().state, "fine") << "no cache told when a kubelet asked";
+    tags.seen(tag(), at(4 * kHour), at(4 * kHour));
+    EXPECT_EQ(only().state, "fine") << "the caches were not read since";
+    tags.traffic_read(at(5 * kHour - 1));
+    EXPECT_EQ(only().state, "fine") << "nor now";
+    tags.traffic_read(at(5 * kHour));
+    const Watch watch = only();
+    EXPECT_EQ(watch.state, "bypassed");
+    EXPECT_FALSE(watch.can_fire());
+    EXPECT_NE(watch.sentence.find(format_time(at(5 * kHour))), std::string::npos) << watch.sentence;
+    EXPECT_NE(watch.sentence.find(format_time(at(4 * kHour))), std::string::npos) << watch.sentence;
+    EXPECT_NE(watch.next.find("hosts.toml"), std::string::npos) << watch.next;
+
+    started(5 * kHour - 1);
+    EXPECT_EQ(only().state, "fine") << "a pull takes its time";
+    started(5 * kHour, "sidecar");
+    EXPECT_EQ(only().state, "fine") << "another container's";
+    started(5 * kHour);
+    workload.containers.front().pull = PullPolicy::if_not_present;
+    EXPECT_EQ(only().state, "fine") << "the node had it";
+    workload.containers.front().pull = PullPolicy::always;
+    workload.containers.front().image += "@" + digest('a').to_string();
+    EXPECT_EQ(only().state, "fine") << "asked for by its digest";
+    workload.containers.front().image = "docker.io/library/nginx:1.27";
+    EXPECT_EQ(only().state, "bypassed");
+    Held held;
+    held.digest = digest('a');
+    held.since = at(4 * kHour + 1);
+    tags.hold(tag(), held, at(4 * kHour + 1));
+    tags.hold(tag(), std::nullopt, at(5 * kHour));
+    EXPECT_EQ(only().state, "fine") << "what passes under a hold is not seen";
+    tags.seen(tag(), at(5 * kHour), at(5 * kHour));
+    EXPECT_EQ(only().state, "fine");
+}
+
 TEST_F(WatchesTest, D4_ATagThatIsGone) {
     gone[tag()] = "the list does not have it";
     const Watch watch = only();

@@ -1,5 +1,7 @@
 #include "core/glob.h"
 
+#include <algorithm>
+
 namespace keel {
 
 // A star takes as little as it can, and more when the rest does not fit; earlier stars need not be
@@ -26,6 +28,11 @@ bool matches_glob(std::string_view pattern, std::string_view text) noexcept {
     while (p < pattern.size() && pattern[p] == '*')
         ++p;
     return p == pattern.size();
+}
+
+bool matches_any(const std::vector<std::string>& patterns, std::string_view text) noexcept {
+    return std::ranges::any_of(
+        patterns, [text](const std::string& one) { return matches_glob(one, text); });
 }
 
 }  // namespace keel

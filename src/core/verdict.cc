@@ -28,6 +28,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "reference-invalid";
         case Reason::phase_conflict:
             return "phase-conflict";
+        case Reason::second_owner:
+            return "second-owner";
         case Reason::stateful:
             return "stateful";
         case Reason::operator_owned:

@@ -21,6 +21,7 @@ enum class Reason : std::uint8_t {
     policy_invalid,
     reference_invalid,  // the image field is not a reference: D3, listed and not skipped
     phase_conflict,     // two phases claim the namespace
+    second_owner,       // somebody else writes the image field, too
     stateful,
     operator_owned,
     pinned,

@@ -149,6 +149,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"phases.settings.approvalDeadline", true},
     {"phases.settings.stateful", true},
     {"phases.settings.operator-owned", true},
+    {"phases.settings.second-owner", true},
     {"groups", true},
     {"groups.name", true},
     {"groups.workloads", true},
@@ -164,6 +165,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"stamp.enabled", true},
     {"settings", true},
     {"settings.ignoreManagers", true},
+    {"settings.imageOwners", true},
     {"coexist", false},
     {"cap", true},
     {"cap.workloads", true},
@@ -1219,6 +1221,7 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
         {"approvalDeadline", whole(1, 8760, "hours")},
         {"stateful", one_of({"allow"})},
         {"operator-owned", one_of({"allow"})},
+        {"second-owner", one_of({"allow"})},
     };
     for (const auto& [key, check] : kinds) {
         std::string value;
@@ -1254,6 +1257,7 @@ void Reader::read_small_sections(const Section& top) {
     if (const Place* place = top.get("settings")) {
         const Section settings(findings_, *place, "settings");
         texts(settings, "ignoreManagers", config_.ignored_managers, nullptr);
+        texts(settings, "imageOwners", config_.image_owners, nullptr);
     }
     if (const Place* place = top.get("cap")) {
         const Section cap(findings_, *place, "cap");

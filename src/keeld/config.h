@@ -190,6 +190,10 @@ struct Config {
     bool stamp = false;                         // whether enrolled workloads get annotations
     std::vector<std::string> ignored_managers;  // settings.ignoreManagers: field managers whose
                                                 // keys are no settings
+    // settings.imageOwners: field managers that set an image back to what they declare.
+    std::vector<std::string> image_owners{"HashiCorp",     "Terraform",            "helm",
+                                          "argocd-*",      "kustomize-controller", "helm-controller",
+                                          "flux*",         "pulumi*"};
     int cap = 40;  // workloads that a change of configuration may touch without --yes; 0: any
     // Globs over registry/repository, in which * stands for any bytes, slashes too.
     std::vector<std::string> stateful_images = default_stateful_images();

@@ -301,6 +301,41 @@ def test_o5_what_somebody_set_back_is_not_written_again(stage):
     assert patches(stage, name) == [200, 200]
 
 
+def test_o1_an_image_that_somebody_else_declares_is_not_written(stage):
+    """By the API server's managedFields, of a client's apply and of an update, or by the label; a digest is followed."""
+    ns, repository = "declared", "declared/app"
+    stage.kube.namespace(ns, labels=ENROLLED)
+    first = stage.move(repository, OLD)
+    labels = {"chart": {"app.kubernetes.io/managed-by": "Helm"}}
+    for name in ("applied", "updated", "chart", "plain", "released"):
+        item = deployment(ns, name, stage.image(f"{repository}:{OLD}"), annotations=MINOR)
+        item["metadata"].setdefault("labels", {}).update(labels.get(name, {}))
+        if name == "applied":
+            path = stage.kube.path("deployments", ns, name, fieldManager="argocd-controller", force="true")
+            stage.kube.call("PATCH", path, item, content_type="application/apply-patch+yaml")
+        else:
+            manager = "lab" if name in ("plain", "chart") else "HashiCorp"
+            stage.kube.call("POST", stage.kube.path("deployments", ns, fieldManager=manager), item)
+    release = {"metadata": {"annotations": {"keel.sh/second-owner": "allow"}}}
+    stage.kube.patch("deployments", ns, "released", release)
+    names = {name: f"Deployment/{ns}/{name}" for name in ("applied", "updated", "chart", "plain", "released")}
+    for name, workload in names.items():
+        stage.kube.wait_rolled_out(ns, name)
+        stage.wait_current(ns, name, first)
+    two = stage.move(repository, NEW)
+    for name in ("plain", "released"):
+        wait_ended(stage, names[name], two)
+    for name, owner in (("applied", "argocd-controller"), ("updated", "HashiCorp"), ("chart", "Helm")):
+        answer = wait_reason(stage, names[name], "second-owner")
+        assert answer["verdict"] == "blocked" and owner in answer["sentence"], answer
+        assert patches(stage, names[name]) == []
+    moved = stage.move(repository, OLD)
+    for name in ("applied", "updated", "chart"):
+        wait_ended(stage, names[name], moved)
+        assert images(fetch(stage, names[name])) == {"app": stage.image(f"{repository}:{OLD}")}
+        assert patches(stage, names[name]) == [200]
+
+
 def test_v1_pins_move_only_where_somebody_said_so(stage):
     """An explicit tag policy moves tag and digest; force replaces the digest alone; a default does neither, but for what
     keeld itself wrote.

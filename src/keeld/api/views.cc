@@ -329,6 +329,10 @@ std::string release_of(Reason reason) {
             return "the annotation keel.sh/stateful: allow on the workload or its namespace";
         case Reason::operator_owned:
             return "the annotation keel.sh/operator-owned: allow on the workload or its namespace";
+        case Reason::second_owner:
+            return "change the image where the other writer declares it; or, where that leaves the "
+                   "field alone, the annotation keel.sh/second-owner: allow on the workload or its "
+                   "namespace";
         case Reason::pinned:
             return "remove the digest from the image field";
         case Reason::target_rejected:

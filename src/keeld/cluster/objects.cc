@@ -191,6 +191,32 @@ std::vector<KeyWriters> writers_of(Fields& fields, const json_t* metadata) {
     return writers;
 }
 
+// Who wrote the image of which container. fieldsV1 names the items of a list by their keys:
+// k:{"name":"app"}.
+void note_image_managers(Fields& fields, const json_t* metadata,
+                         std::vector<Container>& containers) {
+    const char* key = "managedFields";
+    for_each_object(fields, fields.array(metadata, key), key, [&](const json_t* entry) {
+        const json_t* spec = json_object_get(fields.object(entry, "fieldsV1"), "f:spec");
+        const json_t* pods[] = {
+            fields_below(spec, {"f:template", "f:spec"}),
+            fields_below(spec, {"f:jobTemplate", "f:spec", "f:template", "f:spec"})};
+        for (Container& one : containers) {
+            const char* list = one.volume ? "f:volumes"
+                               : one.init ? "f:initContainers"
+                                          : "f:containers";
+            const std::string item = R"(k:{"name":")" + std::string{one.own_name()} + "\"}";
+            for (const json_t* pod : pods) {
+                const json_t* owned = fields_below(pod, {list, item.c_str()});
+                if (one.volume ? fields_below(owned, {"f:image", "f:reference"}) != nullptr
+                               : json_object_get(owned, "f:image") != nullptr) {
+                    one.image_managers.push_back(fields.string(entry, "manager"));
+                }
+            }
+        }
+    });
+}
+
 std::optional<Owner> controller_of(Fields& fields, const json_t* metadata) {
     std::optional<Owner> owner;
     const char* key = "ownerReferences";
@@ -564,6 +590,8 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     workload.labels = keel_keys(fields, metadata, "labels");
     workload.controller = controller_of(fields, metadata);
     workload.writers = writers_of(fields, metadata);
+    workload.managed_by =
+        fields.string(fields.object(metadata, "labels"), "app.kubernetes.io/managed-by");
 
     const json_t* pod_template = fields.object(spec, "template");
     if (kind == WorkloadKind::cron_job) {
@@ -585,6 +613,7 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     append_containers(fields, pod_spec, "initContainers", true, workload.containers);
     append_containers(fields, pod_spec, "containers", false, workload.containers);
     append_image_volumes(fields, pod_spec, workload.containers);
+    note_image_managers(fields, metadata, workload.containers);
     workload.service_account = fields.string(pod_spec, "serviceAccountName");
     workload.node_terms = node_terms(fields, pod_spec);
     const char* secrets = "imagePullSecrets";

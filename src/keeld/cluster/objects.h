@@ -51,6 +51,7 @@ struct Container {
     PullPolicy pull = PullPolicy::always;
     bool init = false;
     bool volume = false;  // pods do not tell what content they have of it
+    std::vector<std::string> image_managers{};  // field managers of its image, by managedFields
 
     // As the template calls it.
     [[nodiscard]] std::string_view own_name() const;
@@ -103,6 +104,7 @@ struct Workload {
                                                     // of them holds as a whole; empty: any node
     std::string selector;             // label selector in query form; empty for CronJobs
     std::optional<Owner> controller;  // ownerReference with controller: true
+    std::string managed_by;           // label app.kubernetes.io/managed-by
     std::string marker;               // template annotation named by the restart key, or empty
     int replicas = 1;                 // wanted; for DaemonSets desiredNumberScheduled
     int updated = 0;

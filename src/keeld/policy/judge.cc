@@ -4,6 +4,8 @@
 #include <set>
 #include <utility>
 
+#include "core/glob.h"
+
 namespace keel {
 namespace {
 
@@ -124,13 +126,29 @@ class Judge {
         return freedom;
     }
 
+    bool allowed(const char* key) const {
+        const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
+        return effective_setting(workload_, ns, knowledge_.config, key, "").value == "allow";
+    }
+
+    // O1: who else writes the image of the container, and would set it back; empty: nobody known.
+    std::string second_owner(const Container& container) const {
+        const auto owner = std::ranges::find_if(container.image_managers, [this](const auto& one) {
+            return matches_any(knowledge_.config.image_owners, one);
+        });
+        const bool found = owner != container.image_managers.end();
+        if ((!found && workload_.managed_by.empty()) || allowed("keel.sh/second-owner")) {
+            return "";
+        }
+        return (found ? "the field manager " + *owner + " writes its image, too (managedFields)"
+                      : "the label app.kubernetes.io/managed-by says that " +
+                            workload_.managed_by + " writes it, too") +
+               ", and would set it back; the annotation keel.sh/second-owner: allow releases it";
+    }
+
     // S2: what must not be restarted by default, whatever its policy says.
     std::optional<ContainerVerdict> block_by_kind(const ContainerVerdict& verdict,
                                                   const Reference& reference) const {
-        const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
-        const auto allowed = [&](const char* key) {
-            return effective_setting(workload_, ns, knowledge_.config, key, "").value == "allow";
-        };
         const auto& images = knowledge_.config.stateful_images;
         const auto database =
             std::ranges::find_if(images, [&reference](const std::string& pattern) {
@@ -248,6 +266,10 @@ class Judge {
             }
             verdict.target->image = *image;
             verdict.target->from_image = container.image;
+            if (const std::string owner = second_owner(container); !owner.empty()) {
+                return say(verdict, Reason::second_owner,
+                           "the tag answers " + brief(wanted.to_string()) + ", but " + owner);
+            }
         }
         return judge_move(std::move(verdict), container, *info);
     }
@@ -556,6 +578,10 @@ class Judge {
         verdict.would_change = false;
         verdict.target = Target{container.name,   tag,    runs_most(container),
                                 candidate.digest, *image, container.image};
+        if (const std::string owner = second_owner(container); !owner.empty()) {
+            return beside_digest(std::move(by_digest), Reason::second_owner,
+                                 sentence + ", but " + owner);
+        }
         if (const std::string* why = knowledge_.rejected(workload_.uid, *verdict.target)) {
             return beside_digest(std::move(by_digest), Reason::target_rejected,
                                  sentence + ", but it failed here before: " + *why);

@@ -20,10 +20,7 @@ bool has_labels(const Namespace* ns, const std::map<std::string, std::string>& s
 
 // Names and labels both, where both are given.
 bool claims(const PhaseConfig& phase, const std::string& name, const Namespace* ns) {
-    const bool named =
-        phase.namespaces.empty() || std::ranges::any_of(phase.namespaces, [&](const auto& glob) {
-            return matches_glob(glob, name);
-        });
+    const bool named = phase.namespaces.empty() || matches_any(phase.namespaces, name);
     return named && has_labels(ns, phase.selector);
 }
 

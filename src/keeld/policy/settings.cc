@@ -44,7 +44,7 @@ constexpr std::array<std::string_view, 4> kAnyCase{"keel.sh/monitorContainers",
                                                    "keel.sh/imagePullSecret"};
 
 // Those that are read by their very names; where others come near one, it was meant.
-constexpr std::array<std::string_view, 18> kKnown{kPolicy,
+constexpr std::array<std::string_view, 19> kKnown{kPolicy,
                                                   kPolicyAlias,
                                                   kMatchTag,
                                                   kMatchTagAlias,
@@ -58,6 +58,7 @@ constexpr std::array<std::string_view, 18> kKnown{kPolicy,
                                                   "keel.sh/step",
                                                   "keel.sh/stateful",
                                                   "keel.sh/operator-owned",
+                                                  "keel.sh/second-owner",
                                                   "keel.sh/minAge",
                                                   "keel.sh/soak",
                                                   "keel.sh/approvals",
@@ -79,9 +80,7 @@ std::string ignored(const std::vector<KeyWriters>& writers, KeyPlace place, std:
     if (found == writers.end() || found->managers.empty()) return "";
     const bool all = std::ranges::all_of(found->managers, [&config](const std::string& manager) {
         return manager == kStampManager ||
-               std::ranges::any_of(config.ignored_managers, [&manager](const std::string& glob) {
-                   return matches_glob(glob, manager);
-               });
+               matches_any(config.ignored_managers, manager);
     });
     return all ? "ignored: field manager " + found->managers.front() : "";
 }

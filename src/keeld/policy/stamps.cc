@@ -105,9 +105,7 @@ std::vector<Leftover> leftovers_of(const Workload& workload, const Namespace* ns
             const bool by_it =
                 writers != nullptr && !writers->managers.empty() &&
                 std::ranges::all_of(writers->managers, [&rule](const std::string& manager) {
-                    return std::ranges::any_of(rule.managers, [&manager](const auto& glob) {
-                        return matches_glob(glob, manager);
-                    });
+                    return matches_any(rule.managers, manager);
                 });
             const auto known = rule.values.find(key);
             if (!by_it && (known == rule.values.end() || known->second != value)) {

@@ -80,8 +80,7 @@ std::optional<Time> next_opening(const WindowConfig& window, const Zone& zone, T
 Windows windows_of(const std::string& ns, const Config& config) {
     Windows found;
     for (const WindowConfig& window : config.windows) {
-        if (std::ranges::any_of(window.namespaces,
-                                [&ns](const auto& glob) { return matches_glob(glob, ns); })) {
+        if (matches_any(window.namespaces, ns)) {
             found.push_back(&window);
         }
     }

@@ -26,11 +26,6 @@ bool counts(const RolloutRow& row) {
     return row.state == "done" || (row.state == "failed" && row.reason == "content");
 }
 
-bool matches_any(const std::vector<std::string>& globs, const std::string& workload) {
-    return std::ranges::any_of(
-        globs, [&workload](const auto& glob) { return matches_glob(glob, workload); });
-}
-
 }  // namespace
 
 Expected<std::string> parse_scope(const std::string& text) {

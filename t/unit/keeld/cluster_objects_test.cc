@@ -464,5 +464,38 @@ TEST(Objects, WhoWroteOurKeysIsKept) {
     EXPECT_EQ(cron->writers[0].place, KeyPlace::template_label);
 }
 
+// O1, O6: by the names of containers, of every list that has images.
+TEST(Objects, O1_WhoWroteAnImageIsKept) {
+    const Json object = parse_json(R"({"metadata": {"name": "web", "namespace": "shop",
+      "labels": {"app.kubernetes.io/managed-by": "Helm"}, "managedFields": [
+        {"manager": "helm", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {"f:spec": {
+          "f:containers": {"k:{\"name\":\"app\"}": {".": {}, "f:image": {}, "f:name": {}},
+                           "k:{\"name\":\"side\"}": {"f:env": {}}},
+          "f:initContainers": {"k:{\"name\":\"app\"}": {"f:image": {}}},
+          "f:volumes": {"k:{\"name\":\"models\"}": {"f:image": {"f:reference": {}}}}}}}}},
+        {"manager": "HashiCorp", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {
+          "f:spec": {"f:containers": {"k:{\"name\":\"app\"}": {"f:image": {}}}}}}}},
+        {"manager": "kubelet", "operation": "Update", "subresource": "status"}]},
+      "spec": {"template": {"spec": {
+        "initContainers": [{"name": "migrate", "image": "m"}],
+        "containers": [{"name": "app", "image": "a"}, {"name": "side", "image": "s"}],
+        "volumes": [{"name": "models", "image": {"reference": "v"}}]}}}})");
+    const Expected<Workload> workload = decode_workload(WorkloadKind::deployment, object.get(), "");
+    ASSERT_TRUE(workload) << workload.error().text;
+    using Names = std::vector<std::string>;
+    EXPECT_EQ(workload->managed_by, "Helm");
+    EXPECT_EQ(workload->find_container("app")->image_managers, (Names{"helm", "HashiCorp"}));
+    EXPECT_EQ(workload->find_container("side")->image_managers, Names{});
+    EXPECT_EQ(workload->find_container("migrate")->image_managers, Names{});
+    EXPECT_EQ(workload->find_container("volume/models")->image_managers, Names{"helm"});
+    const Json job = parse_json(R"({"metadata": {"name": "web", "managedFields": [{"manager": "m",
+      "fieldsV1": {"f:spec": {"f:jobTemplate": {"f:spec": {"f:template": {"f:spec": {"f:containers":
+      {"k:{\"name\":\"app\"}": {"f:image": {}}}}}}}}}}]}, "spec": {"jobTemplate": {"spec": {
+      "template": {"spec": {"containers": [{"name": "app", "image": "a"}]}}}}}})");
+    const Expected<Workload> cron = decode_workload(WorkloadKind::cron_job, job.get(), "");
+    ASSERT_TRUE(cron && cron->containers.size() == 1U);
+    EXPECT_EQ(cron->containers[0].image_managers, Names{"m"});
+}
+
 }  // namespace
 }  // namespace keel

@@ -1148,6 +1148,67 @@ TEST(JudgeTags, AListIsReadAgainOnlyWhenItIsAnother) {
     EXPECT_EQ(name_of(world.verdict().reason), "up-to-date");
 }
 
+// O1: what somebody else declares is not written: he would set it back. A restart writes no image.
+TEST(JudgeTags, O1_ASecondOwnerOfTheImage) {
+    using Change = std::function<void(TagWorld&)>;
+    const auto written_by = [](const std::string& manager) -> Change {
+        return [manager](TagWorld& w) {
+            w.app().image_managers = {"kubectl-client-side-apply", manager};
+        };
+    };
+    const std::pair<Reason, Change> cases[] = {
+        {Reason::newer_tag, written_by("keeld")},
+        {Reason::newer_tag, written_by("kubectl-edit")},
+        {Reason::second_owner, written_by("HashiCorp")},
+        {Reason::second_owner, written_by("argocd-controller")},
+        {Reason::second_owner, [](TagWorld& w) { w.workload.managed_by = "Helm"; }},
+        {Reason::second_owner,
+         [](TagWorld& w) {
+             w.app().image_managers = {"ci"};
+             w.config.image_owners = {"ci*"};
+         }},
+        {Reason::newer_tag,
+         [](TagWorld& w) {
+             w.app().image_managers = {"helm"};
+             w.config.image_owners = {"ci*"};
+         }},
+        {Reason::newer_tag,
+         [](TagWorld& w) {
+             w.workload.managed_by = "Helm";
+             w.app().image_managers = {"helm"};
+             annotate(w, "keel.sh/second-owner", "allow");
+         }},
+        {Reason::second_owner,
+         [](TagWorld& w) {
+             w.workload.managed_by = "Helm";
+             annotate(w, "keel.sh/second-owner", "true");
+         }},
+    };
+    for (const auto& [reason, change] : cases) {
+        TagWorld world("patch", {"1.27.1", "1.27.2"});
+        world.answers("1.27.2", 'b');
+        change(world);
+        const WorkloadVerdict verdict = world.judge();
+        EXPECT_EQ(verdict.reason, reason) << verdict.sentence;
+        EXPECT_EQ(verdict.targets.size(), reason == Reason::newer_tag ? 1U : 0U);
+    }
+    TagWorld world("patch", {"1.27.1", "1.27.2"});
+    world.answers("1.27.2", 'b');
+    world.see('c', 30, tag("1.27.1"));
+    world.workload.managed_by = "Helm";
+    const WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(verdict.reason, Reason::digest_moved) << "a restart of what it is";
+    EXPECT_NE(verdict.sentence.find("Helm"), std::string::npos) << verdict.sentence;
+    ASSERT_EQ(verdict.targets.size(), 1U);
+    EXPECT_EQ(verdict.targets.front().image, "");
+
+    TagWorld pinned("force", {"1.27.1"}, "nginx:1.27.1@" + digest('a').to_string());
+    pinned.see('b', 30, tag("1.27.1"));
+    EXPECT_EQ(pinned.judge().reason, Reason::digest_moved);
+    pinned.workload.managed_by = "Helm";
+    EXPECT_EQ(pinned.judge().reason, Reason::second_owner) << "a digest is written, too";
+}
+
 TEST(JudgeTags, V2_KeelsForceWithoutMatchTagIsToldOnce) {
     TagWorld world("force", {"1.27.1", "1.28.0"});
     EXPECT_NE(world.judge().sentence.find("Keel's force"), std::string::npos);
@@ -1161,7 +1222,8 @@ TEST(Verdicts, CodesHaveNamesAndKinds) {
     const std::vector<std::pair<Verdict, std::string>> kinds{
         {Verdict::roll, "newer-tag digest-moved"},
         {Verdict::blocked,
-         "policy-invalid reference-invalid phase-conflict stateful operator-owned pinned "
+         "policy-invalid reference-invalid phase-conflict second-owner stateful operator-owned "
+         "pinned "
          "target-rejected "
          "revert-unconfirmed revert-refused unknown-order stream-unknown stream-jump "
          "older-build incomplete rollout-stalled restart-cannot-pull "

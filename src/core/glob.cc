@@ -31,8 +31,8 @@ bool matches_glob(std::string_view pattern, std::string_view text) noexcept {
 }
 
 bool matches_any(const std::vector<std::string>& patterns, std::string_view text) noexcept {
-    return std::ranges::any_of(
-        patterns, [text](const std::string& one) { return matches_glob(one, text); });
+    return std::ranges::any_of(patterns,
+                               [text](const std::string& one) { return matches_glob(one, text); });
 }
 
 }  // namespace keel

@@ -22,6 +22,8 @@ std::string_view to_string(Reason reason) noexcept {
             return "newer-tag";
         case Reason::digest_moved:
             return "digest-moved";
+        case Reason::goes_back:
+            return "goes-back";
         case Reason::policy_invalid:
             return "policy-invalid";
         case Reason::reference_invalid:
@@ -111,7 +113,7 @@ std::string_view to_string(Reason reason) noexcept {
 }
 
 Verdict verdict_of(Reason reason) noexcept {
-    if (reason <= Reason::digest_moved) {
+    if (reason <= Reason::goes_back) {
         return Verdict::roll;
     }
     if (reason <= Reason::no_answer) {

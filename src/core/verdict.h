@@ -17,6 +17,7 @@ enum class Reason : std::uint8_t {
     // roll
     newer_tag,
     digest_moved,
+    goes_back,  // what failed here goes back to what ran before
     // blocked
     policy_invalid,
     reference_invalid,  // the image field is not a reference: D3, listed and not skipped

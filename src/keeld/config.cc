@@ -105,7 +105,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"defaults.allowPin", false},
     {"defaults.minAge", true},
     {"defaults.soak", true},
-    {"defaults.reversible", false},
+    {"defaults.reversible", true},
     {"defaults.step", true},
     {"pacing", true},
     {"pacing.cluster", true},
@@ -145,6 +145,7 @@ constexpr auto kKeys = std::to_array<Key>({
     {"phases.settings.step", true},
     {"phases.settings.minAge", true},
     {"phases.settings.soak", true},
+    {"phases.settings.reversible", true},
     {"phases.settings.approvals", true},
     {"phases.settings.approvalDeadline", true},
     {"phases.settings.stateful", true},
@@ -1033,6 +1034,7 @@ void Reader::read_defaults(const Section& section) {
     text(section, "pollSchedule", defaults.poll_schedule, schedule_problem);
     duration(section, "minAge", defaults.min_age, Millis{0}, hours{24 * 365});
     duration(section, "soak", defaults.soak, Millis{0}, hours{24 * 7});
+    choice<bool>(section, "reversible", defaults.reversible, {{"true", true}, {"false", false}});
     choice<Reverts>(
         section, "reverts", defaults.reverts,
         {{"ask", Reverts::ask}, {"follow", Reverts::follow}, {"never", Reverts::never}});
@@ -1217,6 +1219,7 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
         {"step", one_of({"highest", "next"})},
         {"minAge", is_duration},
         {"soak", is_duration},
+        {"reversible", one_of({"true", "false"})},
         {"approvals", whole(0, 100, "votes")},
         {"approvalDeadline", whole(1, 8760, "hours")},
         {"stateful", one_of({"allow"})},

@@ -101,6 +101,7 @@ struct DefaultsConfig {
     Reverts reverts = Reverts::ask;
     Millis min_age{0};                       // of a digest, since keeld or its cache saw it first
     Millis soak = std::chrono::minutes{10};  // how long new pods have to stay well
+    bool reversible = false;  // what failed on its content goes back to what ran before
     std::optional<Millis>
         deadline;  // of the verification; absent: progress deadline and pull allowance
     std::string restart_key = "kubectl.kubernetes.io/restartedAt";
@@ -191,9 +192,9 @@ struct Config {
     std::vector<std::string> ignored_managers;  // settings.ignoreManagers: field managers whose
                                                 // keys are no settings
     // settings.imageOwners: field managers that set an image back to what they declare.
-    std::vector<std::string> image_owners{"HashiCorp",     "Terraform",            "helm",
-                                          "argocd-*",      "kustomize-controller", "helm-controller",
-                                          "flux*",         "pulumi*"};
+    std::vector<std::string> image_owners{
+        "HashiCorp",       "Terraform", "helm",   "argocd-*", "kustomize-controller",
+        "helm-controller", "flux*",     "pulumi*"};
     int cap = 40;  // workloads that a change of configuration may touch without --yes; 0: any
     // Globs over registry/repository, in which * stands for any bytes, slashes too.
     std::vector<std::string> stateful_images = default_stateful_images();

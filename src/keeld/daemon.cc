@@ -169,11 +169,16 @@ void Daemon::make_cluster_components(ClusterAccess access) {
                 planner_->reconsider(tag);
             }
         }});
-    planner_ = std::make_unique<Planner>(Planner::Parts{
-        loop_, config_, phases_, clock(), *catalogue_, *tags_, *registry_, *pods_, *ledger_,
-        *schedule_, *listings_, *pushes_, rollouts_pointer_,
-        [this](const WorkloadKey& key, const CatalogueEntry* entry,
-               const WorkloadVerdict& verdict) { plan_->judged(key, entry, verdict); }});
+    planner_ = std::make_unique<Planner>(
+        Planner::Parts{loop_, config_, phases_, clock(), *catalogue_, *tags_, *registry_, *pods_,
+                       *ledger_, *schedule_, *listings_, *pushes_, rollouts_pointer_,
+                       [this](const WorkloadKey& key, const CatalogueEntry* entry,
+                              const WorkloadVerdict& verdict) {
+                           plan_->judged(key, entry, verdict);
+                           if (entry != nullptr) {
+                               restores_->judged(key, *entry, verdict);
+                           }
+                       }});
     plan_ = std::make_unique<Phases>(
         Phases::Parts{loop_, config_, phases_, clock(), *catalogue_, *ledger_,
                       [this] { return config_.mode == Mode::act && lease_->held(); },
@@ -215,6 +220,10 @@ void Daemon::make_cluster_components(ClusterAccess access) {
                         [this](const WorkloadKey& key) { planner_->reconsider(key); },
                         [this](const std::string& ns) { return plan_->closed(ns); }});
     rollouts_pointer_ = rollouts_.get();
+    restores_ = std::make_unique<Restores>(Restores::Parts{
+        loop_, clock(), *catalogue_, *tags_, *pods_, *ledger_, *holds_, *rollouts_, may_write,
+        [this](Tag tag) { return observations_->look_up(std::move(tag)); },
+        [this](const WorkloadKey& key) { planner_->reconsider(key); }});
 }
 
 const Clock& Daemon::clock() const {
@@ -398,6 +407,7 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
                                                   gates_.get(),
                                                   approvals_.get(),
                                                   stamper_.get(),
+                                                  restores_.get(),
                                                   migration_.get(),
                                                   [this] { return config_problem_; },
                                                   webhooks_.get()});
@@ -780,6 +790,7 @@ Task<void> Daemon::stop() {
         plan_->stop();
         stamper_->stop();
         rollouts_->stop();
+        restores_->stop();
         for (const std::unique_ptr<Reflector>& reflector : reflectors_) {
             reflector->stop();
         }

@@ -40,6 +40,7 @@
 #include "keeld/rollout/migration.h"
 #include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
+#include "keeld/rollout/restores.h"
 #include "keeld/rollout/rollouts.h"
 #include "keeld/rollout/stamper.h"
 
@@ -120,6 +121,7 @@ class Daemon {
     std::unique_ptr<Migration> migration_;
     std::unique_ptr<Planner> planner_;
     std::unique_ptr<Rollouts> rollouts_;
+    std::unique_ptr<Restores> restores_;
     Rollouts* rollouts_pointer_ = nullptr;
     std::unique_ptr<CacheFeed> feed_;
     std::unique_ptr<Webhooks> webhooks_;

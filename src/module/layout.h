@@ -50,9 +50,9 @@ struct Entry {
     ngx_rbtree_node_t by_key;
     ngx_rbtree_node_t by_seq;
     ngx_queue_t lru;
-    std::int64_t changed_at;       // of the last event, milliseconds since 1970
-    ngx_msec_t changed_monotonic;  // the same moment on nginx's monotonic clock
-    ngx_msec_t touched;            // when it was last moved in the LRU queue, on that clock
+    std::int64_t changed_at;        // of the last event, milliseconds since 1970
+    ngx_msec_t changed_monotonic;   // the same moment on nginx's monotonic clock
+    ngx_msec_t touched;             // when it was last moved in the LRU queue, on that clock
     std::int64_t no_kubelet_since;  // when a kubelet last asked, or else when the entry was made
     Times seen[kHistory];
     Digest::Algorithm algorithm[kHistory];

@@ -176,11 +176,11 @@ class Reporter {
             return;
         }
         for (const RolloutRow& row : found->second) {
-            if (row.intended < record.begun || row.applied == Time{}) {
+            if (row.intended < record.begun || row.applied == Time{} || !restores(row).empty()) {
                 continue;
             }
             ++result.rollouts;
-            result.failed_rollouts += row.state == "failed" ? 1 : 0;
+            result.failed_rollouts += row.state == "failed" || row.state == "rolled-back" ? 1 : 0;
             if (row.state == "done" && row.reason == "proven") {
                 add_time(result, row);
             }

@@ -130,6 +130,7 @@ json_t* settings_object(const WorkloadSettings& settings) {
         {"reverts", settings.reverts},
         {"minAge", settings.min_age},
         {"soak", settings.soak},
+        {"reversible", settings.reversible},
         {"approvals", settings.approvals},
         {"approvalDeadline", settings.approval_deadline},
     };
@@ -604,6 +605,13 @@ const std::vector<Problem>& Views::problems() {
                     some_of(parted, "workload lacks what others of its group have",
                             "workloads lack what others of their groups have"),
                     "it is tried again by itself; keelctl why WORKLOAD tells what it waits for");
+    }
+    if (parts_.restores != nullptr && !parts_.restores->stuck().empty()) {
+        add_problem(now, "restore-stuck",
+                    some_of(parts_.restores->stuck(), "workload failed and cannot go back",
+                            "workloads failed and cannot go back"),
+                    "tried again every five minutes; keelctl hold TAG --at DIGEST, or another "
+                    "image, brings it back by hand");
     }
     if (parts_.stamper != nullptr && !parts_.stamper->fought().empty()) {
         add_problem(

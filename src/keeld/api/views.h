@@ -26,6 +26,7 @@
 #include "keeld/rollout/migration.h"
 #include "keeld/rollout/phases.h"
 #include "keeld/rollout/planner.h"
+#include "keeld/rollout/restores.h"
 #include "keeld/rollout/rollouts.h"
 #include "keeld/rollout/stamper.h"
 
@@ -66,6 +67,7 @@ class Views {
         const Gates* gates = nullptr;
         const Approvals* approvals = nullptr;
         const Stamper* stamper = nullptr;
+        const Restores* restores = nullptr;
         const Migration* migration = nullptr;
         std::function<std::string()> config_problem{};  // may be null
         const Webhooks* webhooks = nullptr;

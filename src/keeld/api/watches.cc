@@ -197,13 +197,12 @@ class Examiner {
         const Tag& tag = *watch_->tag;
         const TagInfo* info = parts_.tags.find(tag);
         if (info == nullptr || info->no_kubelet_since == Time{} ||
-            info->held_at > info->no_kubelet_since ||
-            container.pull != PullPolicy::always ||
+            info->held_at > info->no_kubelet_since || container.pull != PullPolicy::always ||
             watch_->reference.find('@') != std::string::npos) {
             return false;
         }
-        const auto image = std::ranges::max_element(
-            entry.running.images, {}, [&](const RunningImage& one) {
+        const auto image =
+            std::ranges::max_element(entry.running.images, {}, [&](const RunningImage& one) {
                 const bool own = one.container == container.name && one.init == container.init;
                 return own ? one.started : Time{};
             });

@@ -28,7 +28,7 @@ struct RunningImage {
     std::string digest;    // digest part of imageID; empty: the container has not started yet
     std::string platform;  // of the pod's node, "linux/amd64"; empty: not known
     int pods = 0;
-    Time started{};        // the latest of those that run
+    Time started{};  // the latest of those that run
 };
 
 struct Running {

@@ -48,9 +48,9 @@ struct TagInfo {
     Time pending_since;
     Time confirmed_at;  // the last fresh answer about the tag, whatever it said
     std::string confirmed_by;
-    Time traffic_at;      // a cache last passed an answer about it; epoch: not since keeld started
-    Time no_kubelet_since;  // of all caches the latest; by their clocks; epoch: not known
-    std::string failure;  // of the last look-up; empty after a success
+    Time traffic_at;  // a cache last passed an answer about it; epoch: not since keeld started
+    Time no_kubelet_since;     // of all caches the latest; by their clocks; epoch: not known
+    std::string failure;       // of the last look-up; empty after a success
     std::string failure_code;  // Registry::look_up's
     std::string cause;         // who brought the current digest
     std::map<Digest, Seen> seen;

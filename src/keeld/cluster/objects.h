@@ -50,7 +50,7 @@ struct Container {
     std::string image;  // the reference, byte for byte
     PullPolicy pull = PullPolicy::always;
     bool init = false;
-    bool volume = false;  // pods do not tell what content they have of it
+    bool volume = false;                        // pods do not tell what content they have of it
     std::vector<std::string> image_managers{};  // field managers of its image, by managedFields
 
     // As the template calls it.

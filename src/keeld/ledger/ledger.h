@@ -124,6 +124,13 @@ struct RolloutRow {
     Time ended;     // epoch: open
 };
 
+// Whose `cause` says that it brings a workload back after this rollout failed; and that rollout's
+// id. Empty: it goes forward.
+inline constexpr std::string_view kRestoreOf = "restore of rollout ";
+[[nodiscard]] inline std::string restores(const RolloutRow& row) {
+    return row.cause.starts_with(kRestoreOf) ? row.cause.substr(kRestoreOf.size()) : "";
+}
+
 // A (workload, tag, digest) that failed here and is not tried again.
 struct RejectedRow {
     std::string uid;

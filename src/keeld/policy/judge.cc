@@ -141,8 +141,8 @@ class Judge {
             return "";
         }
         return (found ? "the field manager " + *owner + " writes its image, too (managedFields)"
-                      : "the label app.kubernetes.io/managed-by says that " +
-                            workload_.managed_by + " writes it, too") +
+                      : "the label app.kubernetes.io/managed-by says that " + workload_.managed_by +
+                            " writes it, too") +
                ", and would set it back; the annotation keel.sh/second-owner: allow releases it";
     }
 
@@ -150,10 +150,9 @@ class Judge {
     std::optional<ContainerVerdict> block_by_kind(const ContainerVerdict& verdict,
                                                   const Reference& reference) const {
         const auto& images = knowledge_.config.stateful_images;
-        const auto database =
-            std::ranges::find_if(images, [&reference](const std::string& pattern) {
-                return matches_image(pattern, reference.registry, reference.repository);
-            });
+        const std::string image = reference.registry + "/" + reference.repository;
+        const auto database = std::ranges::find_if(
+            images, [&image](const std::string& one) { return matches_image(one, image); });
         const bool set = workload_.key.kind == WorkloadKind::stateful_set;
         if ((set || database != images.end()) && !allowed("keel.sh/stateful")) {
             const std::string why =
@@ -281,8 +280,8 @@ class Judge {
         // A bad build that replaced every pod is what the tag answers, and still not well.
         const Target here{container.name, info.tag, "", info.pulled()};
         if (const std::string* why = knowledge_.rejected(workload_.uid, here)) {
-            return say(verdict, Reason::target_rejected,
-                       "it runs " + runs + ", which failed here: " + *why);
+            return rejected(std::move(verdict), container,
+                            "it runs " + runs + ", which failed here: " + *why);
         }
         const bool same = result == Comparison::Result::same;
         if (info.held) {
@@ -300,13 +299,35 @@ class Judge {
                        ", which holds the same content for this platform as what runs");
     }
 
+    // S1: the template is to name again what ran before; without a change of it a hold is what
+    // brings a pull there, and what is pulled then is judged as ever.
+    ContainerVerdict rejected(ContainerVerdict verdict, const Container& container,
+                              const std::string& sentence) const {
+        const Target* back = knowledge_.way_back(workload_.uid, container.name);
+        if (back == nullptr || back->image.empty() || back->from_image != container.image) {
+            return say(verdict, Reason::target_rejected, sentence);
+        }
+        verdict.target = *back;
+        verdict.would_change = false;
+        const std::string move = sentence + "; it goes back to " + back->image;
+        const TagInfo* info = knowledge_.tags.find(back->tag);
+        if (info == nullptr || info->pulled() != back->to) {
+            return say(verdict, Reason::target_not_pullable,
+                       move + ", but that is not " + brief(back->to.to_string()) + " any more");
+        }
+        if (auto blocked = block_by_state(verdict, move)) {
+            return *blocked;
+        }
+        return say(verdict, Reason::goes_back, move);
+    }
+
     ContainerVerdict judge_move(ContainerVerdict verdict, const Container& container,
                                 const TagInfo& info) {
         const std::string move = brief(verdict.target->from) + " → " +
                                  brief(verdict.target->to.to_string()) + held_note(info);
         const Reverts reverts = knowledge_.config.defaults.reverts;
         if (const std::string* why = knowledge_.rejected(workload_.uid, *verdict.target)) {
-            return say(verdict, Reason::target_rejected, move + " failed here before: " + *why);
+            return rejected(std::move(verdict), container, move + " failed here before: " + *why);
         }
         if (!info.held && info.without_history()) {
             return say(verdict, Reason::revert_unconfirmed,
@@ -338,7 +359,7 @@ class Judge {
         if (const auto young = too_young(info, verdict.target->to)) {
             return say(verdict, Reason::too_young, move + ": " + *young);
         }
-        if (auto blocked = block_by_state(verdict, move)) {
+        if (auto blocked = block_for_now(verdict, move)) {
             return *blocked;
         }
         return say(verdict, Reason::digest_moved,
@@ -366,13 +387,18 @@ class Judge {
                ", " + least.layer + ")";
     }
 
-    // What keeps every move of this workload from being made.
-    std::optional<ContainerVerdict> block_by_state(const ContainerVerdict& verdict,
-                                                   const std::string& move) const {
+    std::optional<ContainerVerdict> block_for_now(const ContainerVerdict& verdict,
+                                                  const std::string& move) const {
         if (by_webhooks_alone() && !is_released(*verdict.target)) {
             return say(verdict, Reason::awaiting_webhook,
                        move + ": " + push_note(verdict.target->tag));
         }
+        return block_by_state(verdict, move);
+    }
+
+    // What keeps every move of this workload from being made.
+    std::optional<ContainerVerdict> block_by_state(const ContainerVerdict& verdict,
+                                                   const std::string& move) const {
         if (workload_.on_delete) {
             return say(verdict, Reason::on_delete, move + ": its update strategy is OnDelete");
         }
@@ -599,7 +625,7 @@ class Judge {
             return beside_digest(std::move(by_digest), Reason::too_young,
                                  sentence + ", but " + *young);
         }
-        if (auto blocked = block_by_state(verdict, sentence)) {
+        if (auto blocked = block_for_now(verdict, sentence)) {
             return *blocked;
         }
         const bool told = workload_.key.kind != WorkloadKind::cron_job && !container.volume;

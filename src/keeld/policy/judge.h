@@ -104,6 +104,10 @@ struct Knowledge {
     std::function<const Digest*(const Tag&)> released = [](const Tag&) -> const Digest* {
         return nullptr;
     };
+    // Where the container of the workload with this UID goes back to, after what it went to failed
+    // (S1); null: it does not.
+    std::function<const Target*(const std::string&, const std::string&)> way_back =
+        [](const std::string&, const std::string&) -> const Target* { return nullptr; };
 };
 
 [[nodiscard]] WorkloadVerdict judge(const CatalogueEntry& entry, const Knowledge& knowledge);

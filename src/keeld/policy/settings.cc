@@ -44,7 +44,7 @@ constexpr std::array<std::string_view, 4> kAnyCase{"keel.sh/monitorContainers",
                                                    "keel.sh/imagePullSecret"};
 
 // Those that are read by their very names; where others come near one, it was meant.
-constexpr std::array<std::string_view, 19> kKnown{kPolicy,
+constexpr std::array<std::string_view, 20> kKnown{kPolicy,
                                                   kPolicyAlias,
                                                   kMatchTag,
                                                   kMatchTagAlias,
@@ -61,6 +61,7 @@ constexpr std::array<std::string_view, 19> kKnown{kPolicy,
                                                   "keel.sh/second-owner",
                                                   "keel.sh/minAge",
                                                   "keel.sh/soak",
+                                                  "keel.sh/reversible",
                                                   "keel.sh/approvals",
                                                   "keel.sh/approvalDeadline"};
 
@@ -79,8 +80,7 @@ std::string ignored(const std::vector<KeyWriters>& writers, KeyPlace place, std:
         writers, [&](const KeyWriters& one) { return one.place == place && one.key == key; });
     if (found == writers.end() || found->managers.empty()) return "";
     const bool all = std::ranges::all_of(found->managers, [&config](const std::string& manager) {
-        return manager == kStampManager ||
-               matches_any(config.ignored_managers, manager);
+        return manager == kStampManager || matches_any(config.ignored_managers, manager);
     });
     return all ? "ignored: field manager " + found->managers.front() : "";
 }
@@ -183,11 +183,12 @@ Setting effective_setting(const Workload& workload, const Namespace* ns, const C
 
 namespace {
 
+constexpr std::size_t kKept = 1'000;  // texts that are remembered
+
 // What was compiled once is compiled for good: 10,000 workloads say the same few things. keeld has
 // one thread.
 template <class T>
 const Expected<T>& compiled(const std::string& text, Expected<T> (*compile)(std::string_view)) {
-    constexpr std::size_t kKept = 1'000;
     static thread_local std::unordered_map<std::string, Expected<T>> known;
     const auto found = known.find(text);
     if (found != known.end()) return found->second;
@@ -352,6 +353,8 @@ class SettingsReader {
     void read_guards() {
         settings_.min_age = longest("keel.sh/minAge", config_.defaults.min_age);
         settings_.soak = longest("keel.sh/soak", config_.defaults.soak);
+        settings_.reversible =
+            read_bool("keel.sh/reversible", config_.defaults.reversible ? "true" : "false", false);
         settings_.approvals = strictest<int>(
             "keel.sh/approvals", "0",
             [](const std::string& text) { return whole_number(text, 0, kMostVotes); },
@@ -405,8 +408,15 @@ class SettingsReader {
                    kAnyCase, [key](std::string_view one) { return same_in_any_case(one, key); });
     }
 
-    // Empty: none is near.
-    static std::string_view nearest_known(std::string_view key) {
+    // Empty: none is near. Found once: every namespace carries the same few labels.
+    static std::string_view nearest_known(const std::string& key) {
+        static thread_local std::unordered_map<std::string, std::string_view> found;
+        if (const auto known = found.find(key); known != found.end()) return known->second;
+        if (found.size() == kKept) found.clear();
+        return found[key] = look_for_nearest(key);
+    }
+
+    static std::string_view look_for_nearest(std::string_view key) {
         constexpr std::size_t kNear = 2;
         std::string_view nearest;
         std::size_t least = kNear + 1;
@@ -552,9 +562,10 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
     return result;
 }
 
-bool matches_image(const std::string& pattern, const std::string& registry,
-                   const std::string& repository) {
-    return matches_glob(pattern, registry + "/" + repository) || matches_glob(pattern, repository);
+bool matches_image(std::string_view pattern, std::string_view image) {
+    if (matches_glob(pattern, image)) return true;
+    // A star at its begin has tried the registry's end, too.
+    return !pattern.starts_with('*') && matches_glob(pattern, image.substr(image.find('/') + 1));
 }
 
 }  // namespace keel

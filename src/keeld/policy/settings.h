@@ -64,6 +64,7 @@ struct WorkloadSettings {
     Parsed<Reverts> reverts;
     // What guards: the strictest of all layers holds, not the strongest.
     Parsed<Millis> min_age;            // of a digest before it is rolled: the longest
+    Parsed<bool> reversible;           // what failed on its content goes back to what ran before
     Parsed<Millis> soak;               // how long new pods have to stay well: the longest
     Parsed<int> approvals;             // votes before a rollout: the most; 0: none are needed
     Parsed<Millis> approval_deadline;  // hours in the text: the fewest that anybody says, else 24
@@ -97,8 +98,7 @@ struct Standing {
 [[nodiscard]] bool is_excluded(const std::string& ns, const Config& config);
 
 // Patterns of stateful.images, over registry/repository or the repository alone; '*' stands for any
-// bytes, slashes too.
-[[nodiscard]] bool matches_image(const std::string& pattern, const std::string& registry,
-                                 const std::string& repository);
+// bytes, slashes too. `image`: registry/repository.
+[[nodiscard]] bool matches_image(std::string_view pattern, std::string_view image);
 
 }  // namespace keel

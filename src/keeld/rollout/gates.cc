@@ -21,9 +21,15 @@ Time time_of(const json_t* object, const char* key) {
     return parse_time(text_of(object, key)).value_or(Time{});
 }
 
-// Only what was written says anything of the content: done, or failed on it.
+bool has_failed(const RolloutRow& row) {
+    return row.state == "failed" || row.state == "rolled-back";
+}
+
+// Only what was written says anything of the content: done, or failed on it. What goes back to the
+// old one says nothing of the new.
 bool counts(const RolloutRow& row) {
-    return row.state == "done" || (row.state == "failed" && row.reason == "content");
+    return restores(row).empty() &&
+           (row.state == "done" || (has_failed(row) && row.reason == "content"));
 }
 
 }  // namespace
@@ -64,7 +70,7 @@ Gates::Gates(Parts parts) : parts_(parts) {
         const std::vector<RolloutRow> rows = parts_.ledger.rollouts("", after, kPage);
         for (const RolloutRow& row : rows) {
             if (counts(row) && row.ended > resumed_ && outcomes_.size() < wanted) {
-                outcomes_.push_back({row.ended, row.state == "failed", row.workload});
+                outcomes_.push_back({row.ended, has_failed(row), row.workload});
             }
         }
         if (rows.empty()) {
@@ -170,7 +176,7 @@ void Gates::ended(const RolloutRow& row) {
     if (!counts(row)) {
         return;
     }
-    outcomes_.push_back({row.ended, row.state == "failed", row.workload});
+    outcomes_.push_back({row.ended, has_failed(row), row.workload});
     if (outcomes_.size() > static_cast<std::size_t>(parts_.config.breaker.of)) {
         outcomes_.erase(outcomes_.begin());
     }

@@ -116,6 +116,9 @@ Knowledge Planner::knowledge(const Config& config, const PhaseStates& phases) co
         [this] { return parts_.pods.platforms(); },
         parts_.clock.now(),
         [this](const Tag& tag) { return parts_.pushes.released(tag); },
+        [this](const std::string& uid, const std::string& container) {
+            return parts_.rollouts != nullptr ? parts_.rollouts->way_back(uid, container) : nullptr;
+        },
     };
 }
 

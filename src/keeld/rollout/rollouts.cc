@@ -245,9 +245,16 @@ Rollouts::Ended Rollouts::ended_from(const RolloutRow& row, std::vector<Target> 
     const std::string text = images.empty() ? row.text
                                             : "rollout " + row.id + " wrote " + images + " at " +
                                                   format_time(row.applied) + ": " + row.text;
-    return Ended{
-        std::move(targets), text,          final, row.reason == "stale-pull" ? row.attempt + 1 : 1,
-        row.ended,          row.generation};
+    Ended ended;
+    ended.targets = std::move(targets);
+    ended.text = text;
+    ended.final = final;
+    ended.failed = row.state == "failed" && row.reason == "content" && restores(row).empty();
+    ended.id = row.id;
+    ended.attempt = row.reason == "stale-pull" ? row.attempt + 1 : 1;
+    ended.at = row.ended;
+    ended.generation = row.generation;
+    return ended;
 }
 
 // What was never written says nothing about what was tried.
@@ -278,6 +285,7 @@ void Rollouts::forget(const std::string& uid) {
     std::erase_if(rejected_, of_this);
     std::erase_if(tried_, of_this);
     ended_.erase(uid);
+    ways_.erase(uid);
 }
 
 Task<std::vector<OrderResult>> Rollouts::retry(Order order) {
@@ -387,6 +395,9 @@ void Rollouts::recover() {
         }
         rollout->running = rollout->row.state != kSoaking;
         running_ += !rollout->running || (rollout->batch && rollout->batch->running > 1) ? 0 : 1;
+        if (const std::string failed = restores(rollout->row); !failed.empty()) {
+            ways_[rollout->row.uid] = Way{failed, rollout->targets};
+        }
         active_[*key] = rollout;
         recovered.push_back(rollout);
     }
@@ -460,6 +471,9 @@ void Rollouts::offer(const WorkloadKey& key, const WorkloadVerdict& verdict) {
         last != ended_.end() && last->second.targets == rollout->targets ? last->second.attempt : 1;
     const TagInfo* info = parts_.tags.find(rollout->targets.front().tag);
     row.cause = info != nullptr ? info->brought_by() : "";
+    if (const Way* way = way_now(key, verdict)) {
+        row.cause = std::string(kRestoreOf) + way->rollout;
+    }
     active_[key] = rollout;
     keel::spawn(parts_.loop, run(rollout));
 }
@@ -468,6 +482,107 @@ void Rollouts::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     const CatalogueEntry* entry = parts_.catalogue.find(key);
     if (entry != nullptr && may_write()) {
         parts_.approvals.ask(entry->object, verdict);
+    }
+}
+
+// ---- The way back ----
+
+std::optional<Rollouts::Way> Rollouts::way_of(const std::string& uid) const {
+    const auto found = ended_.find(uid);
+    if (found == ended_.end() || !found->second.failed) {
+        return std::nullopt;
+    }
+    Way way{found->second.id, {}};
+    for (const Target& target : found->second.targets) {
+        if (rejected(uid, target) == nullptr) {
+            continue;
+        }
+        const std::optional<Digest> before = Digest::parse(target.from);
+        const Expected<Reference> named = Reference::parse(target.from_image);
+        const std::optional<Tag> tag = target.image.empty() ? std::optional(target.tag)
+                                       : named              ? named->tag()
+                                                            : std::nullopt;
+        if (!before || !tag) {
+            return std::nullopt;
+        }
+        way.targets.push_back(Target{target.container, *tag, target.to.to_string(), *before,
+                                     target.from_image, target.image});
+    }
+    return way.targets.empty() ? std::nullopt : std::optional(std::move(way));
+}
+
+void Rollouts::go_back(const std::string& uid, Way way) {
+    ways_[uid] = std::move(way);
+}
+
+const Target* Rollouts::way_back(const std::string& uid, const std::string& container) const {
+    const auto found = ways_.find(uid);
+    if (found == ways_.end()) {
+        return nullptr;
+    }
+    const std::vector<Target>& targets = found->second.targets;
+    const auto target = std::ranges::find(targets, container, &Target::container);
+    return target != targets.end() ? &*target : nullptr;
+}
+
+bool Rollouts::proved(const std::string& uid, const Tag& tag, const Digest& digest) const {
+    const auto found = ended_.find(uid);
+    return found != ended_.end() && found->second.final &&
+           std::ranges::any_of(found->second.targets, [&](const Target& target) {
+               return target.tag == tag && target.to == digest;
+           });
+}
+
+// The way that these very targets are.
+const Rollouts::Way* Rollouts::way_now(const WorkloadKey& key,
+                                       const WorkloadVerdict& verdict) const {
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    const auto found = entry != nullptr ? ways_.find(entry->object.uid) : ways_.end();
+    const bool all =
+        found != ways_.end() && !verdict.targets.empty() &&
+        std::ranges::all_of(verdict.targets, [&](const Target& target) {
+            return std::ranges::find(found->second.targets, target) != found->second.targets.end();
+        });
+    return all ? &found->second : nullptr;
+}
+
+bool Rollouts::goes_back(const Handle& rollout) const {
+    return !restores(rollout->row).empty();
+}
+
+// A workload that is down waits for no window, no vote and no place.
+std::vector<ClosedGate> Rollouts::gates_back(const WorkloadKey& key,
+                                             const WorkloadVerdict& verdict) const {
+    std::vector<ClosedGate> closed = own_gates(key, verdict);
+    std::erase_if(closed, [](const ClosedGate& one) {
+        switch (one.gate) {
+            case Gate::awaiting_window:
+            case Gate::awaiting_approval:
+            case Gate::approval_rejected:
+            case Gate::awaiting_phase:
+            case Gate::breaker_open:
+                return true;
+            default:
+                return false;  // awaiting_pacing: the API server refused it
+        }
+    });
+    return closed;
+}
+
+// The rollout that failed is told to have been brought back where that was proven.
+void Rollouts::end_way(const Handle& rollout) {
+    const RolloutRow& row = rollout->row;
+    ways_.erase(row.uid);
+    if (row.state != "done") {
+        return;
+    }
+    constexpr int kBetween = 100;  // rows of its own earlier attempts
+    for (RolloutRow& failed : parts_.ledger.rollouts(row.workload, row.id, kBetween)) {
+        if (failed.id == restores(row)) {
+            failed.state = "rolled-back";
+            failed.text += "; rollout " + row.id + " brought it back at " + format_time(row.ended);
+            parts_.ledger.put(std::move(failed));
+        }
     }
 }
 
@@ -620,6 +735,9 @@ Task<std::vector<OrderResult>> Rollouts::let_group_go(Order order) {
 }
 
 std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVerdict& verdict) {
+    if (way_now(key, verdict) != nullptr) {
+        return gates_back(key, verdict);
+    }
     std::vector<ClosedGate> closed = own_gates(key, verdict);
     if (parts_.config.mode != Mode::act) {
         return closed;
@@ -635,6 +753,9 @@ std::vector<ClosedGate> Rollouts::gates(const WorkloadKey& key, const WorkloadVe
 // Where places are scarce, the one that takes the next: by priority, then the longest waiting.
 Rollouts::Handle Rollouts::first_in_line(const Handle& rollout) {
     const PacingConfig& limits = parts_.config.pacing;
+    if (goes_back(rollout)) {
+        return rollout;
+    }
     if (limits.cluster.count == 0 && limits.ns.count == 0 && limits.concurrent == 0) {
         return rollout;
     }
@@ -651,7 +772,8 @@ Rollouts::Handle Rollouts::first_in_line(const Handle& rollout) {
 // Takes the places: of this one, or of its whole group.
 void Rollouts::start(const Handle& rollout) {
     std::vector<Handle> members{rollout};
-    if (const GroupConfig* group = parts_.gates.group_of(rollout->key)) {
+    const GroupConfig* group = parts_.gates.group_of(rollout->key);
+    if (group != nullptr && !goes_back(rollout)) {
         members = state_of(*group).members;  // it is open, or this one would not start
     }
     const auto batch = std::make_shared<Batch>();
@@ -707,7 +829,7 @@ void Rollouts::wake(const std::shared_ptr<Batch>& batch) {
 // still be written. False: it was ended, or keeld stops.
 Task<bool> Rollouts::write_together(Handle rollout) {
     const std::shared_ptr<Batch> batch = rollout->batch;
-    if (!batch || parts_.gates.group_of(rollout->key) == nullptr) {
+    if (!batch || goes_back(rollout) || parts_.gates.group_of(rollout->key) == nullptr) {
         co_return true;
     }
     come(rollout);
@@ -923,7 +1045,7 @@ Task<bool> Rollouts::wait_for_gates(Handle rollout) {
             end(rollout, "superseded", "not-due", "it is not due any more");
             co_return false;
         }
-        if (may_write()) {
+        if (may_write() && !goes_back(rollout)) {
             parts_.approvals.ask(*object(rollout), rollout->verdict);
         }
         if (Steady::now() < rollout->not_before) {
@@ -1542,7 +1664,8 @@ bool Rollouts::still_due(const Handle& rollout) {
         return false;
     }
     rollout->verdict = parts_.judge(*entry);
-    if (rollout->verdict.targets.empty()) {
+    const bool back = way_now(rollout->key, rollout->verdict) != nullptr;
+    if (rollout->verdict.targets.empty() || back != goes_back(rollout)) {
         return false;
     }
     rollout->targets = rollout->verdict.targets;
@@ -1553,7 +1676,7 @@ bool Rollouts::still_due(const Handle& rollout) {
 bool Rollouts::still_the_same(const Handle& rollout) {
     const std::vector<Target> before = rollout->targets;
     return still_due(rollout) && same_write(rollout->targets, before) &&
-           !parts_.approvals.gate(*object(rollout), rollout->verdict);
+           (goes_back(rollout) || !parts_.approvals.gate(*object(rollout), rollout->verdict));
 }
 
 // The same of one that is intended: what was intended stays.
@@ -1662,6 +1785,9 @@ void Rollouts::end(const Handle& rollout, const std::string& state, const std::s
         remember(row, ended_from(row, rollout->targets));
         parts_.gates.ended(row);
         parts_.ledger.erase_document(kSoak, row.id);
+        if (goes_back(rollout) && row.applied != Time{}) {
+            end_way(rollout);
+        }
         if (state != "superseded") {
             parts_.approvals.used(row.uid, rollout->targets);
         }

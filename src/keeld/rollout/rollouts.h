@@ -117,6 +117,24 @@ class Rollouts {
     // The action approve on "group/NAME": lets a group that is larger than pacing allows go to what
     // it is due for now, once.
     [[nodiscard]] Task<std::vector<OrderResult>> let_group_go(Order order);
+    // What a workload goes back to, of those targets that failed (S1).
+    struct Way {
+        std::string rollout;  // that failed
+        std::vector<Target> targets;
+    };
+    // Where the workload with this UID could go back to: its newest rollout failed on its content,
+    // and was none that brought it back. The digests are what most of its pods ran.
+    [[nodiscard]] std::optional<Way> way_of(const std::string& uid) const;
+    // It goes there as soon as that is due: past windows, phases, votes, breaker and pacing; what
+    // is paused stays. Once: forgotten when it has ended.
+    void go_back(const std::string& uid, Way way);
+    void stay(const std::string& uid) { ways_.erase(uid); }
+    [[nodiscard]] bool is_going_back(const std::string& uid) const { return ways_.contains(uid); }
+    // Of one container; null: it does not go back.
+    [[nodiscard]] const Target* way_back(const std::string& uid,
+                                         const std::string& container) const;
+    // Whether this very content was rolled out there, and stayed well.
+    [[nodiscard]] bool proved(const std::string& uid, const Tag& tag, const Digest& digest) const;
     // Workloads that still lack what others of their group were written with, and why: the write
     // of one failed after that of another.
     [[nodiscard]] std::map<WorkloadKey, std::string> parted() const;
@@ -177,6 +195,11 @@ class Rollouts {
     Task<void> run(Handle rollout);
     Task<bool> wait_for_turn(Handle rollout);
     Task<bool> wait_for_gates(Handle rollout);
+    [[nodiscard]] const Way* way_now(const WorkloadKey& key, const WorkloadVerdict& verdict) const;
+    [[nodiscard]] bool goes_back(const Handle& rollout) const;
+    [[nodiscard]] std::vector<ClosedGate> gates_back(const WorkloadKey& key,
+                                                     const WorkloadVerdict& verdict) const;
+    void end_way(const Handle& rollout);
     [[nodiscard]] std::vector<ClosedGate> own_gates(const WorkloadKey& key,
                                                     const WorkloadVerdict& verdict) const;
     struct GroupState {
@@ -250,8 +273,10 @@ class Rollouts {
     struct Ended {
         std::vector<Target> targets;
         std::string text;
-        bool final = false;  // these targets are not rolled out again
-        int attempt = 1;     // the next one's number, after a stale pull
+        bool final = false;   // these targets are not rolled out again
+        bool failed = false;  // on its content, going forward
+        std::string id{};
+        int attempt = 1;  // the next one's number, after a stale pull
         Time at;
         std::int64_t generation = 0;  // of the object, as it was left
     };
@@ -266,6 +291,7 @@ class Rollouts {
     std::map<WorkloadKey, std::pair<Time, int>>
         refused_;  // the API server refused: not before, and how often
     std::map<WorkloadKey, std::string> parted_;  // from their groups, and why
+    std::map<std::string, Way> ways_;            // by UID: back, and not there yet
     struct Blocked {
         Obstacle obstacle;
         std::vector<Target> targets;

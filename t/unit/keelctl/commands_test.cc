@@ -467,7 +467,8 @@ TEST_F(CommandsTest, E2_WrongUsageIsTwo) {
     EXPECT_EQ(run({"workloads", "--verdict", "maybe"}), kUnknown);
     EXPECT_TRUE(err_has("maybe not in {roll,current,blocked,ignore}")) << err_;
     EXPECT_EQ(run({"workloads", "--reason", "nonsense"}), kUnknown);
-    EXPECT_TRUE(err_has("nonsense is none of newer-tag digest-moved policy-invalid")) << err_;
+    EXPECT_TRUE(err_has("nonsense is none of newer-tag digest-moved goes-back policy-invalid"))
+        << err_;
     for (const std::string word :
          {"blog", "website/blog", "Deployment//blog", "Deployment/website/", "a/b/c/d", "//"}) {
         EXPECT_EQ(run({"why", word}), kUnknown) << word;

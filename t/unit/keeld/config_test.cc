@@ -275,7 +275,7 @@ TEST_F(ConfigTest, E2_KeysOfLaterVersionsAreToldSo) {
         expect_error(kCluster + key + ": {}\n",
                      "keeld.yaml:2: " + key + ": not supported by this version; take it out");
     }
-    for (const std::string key : {"restart", "allowPin", "reversible"}) {
+    for (const std::string key : {"restart", "allowPin"}) {
         expect_error(
             kCluster + "defaults: {" + key + ": 1}\n",
             "keeld.yaml:2: defaults." + key + ": not supported by this version; take it out");

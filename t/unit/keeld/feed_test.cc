@@ -411,10 +411,8 @@ INSTANTIATE_TEST_SUITE_P(All, FeedBadTable,
 TEST_F(FeedTest, D6_WhatTrafficAskedForIsReadFromWhereItWasLeft) {
     std::map<std::string, Time> seen;
     const auto read = [&] {
-        test::await(loop,
-                    feed->read_traffic([&](const SeenTag& one) {
-                        seen[one.tag.name] = one.last_seen;
-                    }));
+        test::await(loop, feed->read_traffic(
+                              [&](const SeenTag& one) { seen[one.tag.name] = one.last_seen; }));
     };
     read();
     EXPECT_TRUE(peer.asked.empty()) << "nothing is asked of a cache before its table was read";
@@ -458,10 +456,8 @@ TEST_F(FeedTest, AnEntryOfTrafficThatCannotBeReadCostsOnlyItselfAndIsTold) {
                          R"(", "last_seen": ")" + format_time(at(-20)) + R"("}], "next": null})"};
     };
     const auto read = [&] {
-        test::await(loop,
-                    feed->read_traffic([&](const SeenTag& one) {
-                        seen[one.tag.name] = one.last_seen;
-                    }));
+        test::await(loop, feed->read_traffic(
+                              [&](const SeenTag& one) { seen[one.tag.name] = one.last_seen; }));
     };
     read();
     EXPECT_EQ(seen, (std::map<std::string, Time>{{"two", at(-20)}}));

@@ -107,7 +107,11 @@ class World {
             },
             [this] { return nodes; },
             now,
-            look(released)};
+            look(released),
+            [this](const std::string& uid, const std::string& container) -> const Target* {
+                return uid == workload.uid && back && back->container == container ? &*back
+                                                                                   : nullptr;
+            }};
         return keel::judge(*std::as_const(catalogue).find(workload.key), knowledge);
     }
 
@@ -124,6 +128,7 @@ class World {
     std::map<Digest, Content> contents;
     std::map<Digest, Error> failures;
     std::map<std::string, std::string> rejected;  // "uid container digest" → why
+    std::optional<Target> back;                   // where it goes after a failure
     std::map<std::string, std::string> stalled;
     std::string approved;  // "uid targets"
     Listings listings{*ledger};
@@ -1148,6 +1153,45 @@ TEST(JudgeTags, AListIsReadAgainOnlyWhenItIsAnother) {
     EXPECT_EQ(name_of(world.verdict().reason), "up-to-date");
 }
 
+// S1: the image before, where it still is what it was; and only by who failed with the present one.
+TEST(JudgeTags, S1_WhatFailedGoesBackToTheImageBefore) {
+    struct FailedWorld : TagWorld {
+        FailedWorld() : TagWorld("patch", {"1.27.1", "1.27.2"}, "nginx:1.27.2") {
+            running.images = {RunningImage{"app", false, digest('b').to_string(), kAmd, 1, {}}};
+            answers("1.27.1", 'a');
+            answers("1.27.2", 'b');
+            rejected["uid-web app " + digest('b').to_string()] = "it crashed";
+            back = Target{"app",       tag("1.27.1"),  digest('b').to_string(),
+                          digest('a'), "nginx:1.27.1", "nginx:1.27.2"};
+        }
+    };
+    FailedWorld world;
+    const WorkloadVerdict verdict = world.judge();
+    EXPECT_EQ(verdict.reason, Reason::goes_back) << verdict.sentence;
+    EXPECT_EQ(verdict.targets, std::vector<Target>{*world.back});
+    EXPECT_EQ(verdict.targets.at(0).image, "nginx:1.27.1");
+    EXPECT_NE(verdict.sentence.find("it crashed; it goes back to nginx:1.27.1"), std::string::npos);
+
+    const std::pair<Reason, std::function<void(FailedWorld&)>> cases[] = {
+        {Reason::target_rejected, [](FailedWorld& w) { w.back.reset(); }},
+        {Reason::target_rejected, [](FailedWorld& w) { w.back->from_image = "nginx:1.27.3"; }},
+        {Reason::target_rejected, [](FailedWorld& w) { w.back->image.clear(); }},
+        {Reason::target_not_pullable, [](FailedWorld& w) { w.see('c', 40, tag("1.27.1")); }},
+        {Reason::deployment_paused, [](FailedWorld& w) { w.workload.paused = true; }},
+        {Reason::goes_back, [](FailedWorld& w) { annotate(w, "keel.sh/trigger", "push"); }},
+        {Reason::newer_tag,
+         [](FailedWorld& w) {
+             w.list({"1.27.1", "1.27.2", "1.27.3"});
+             w.answers("1.27.3", 'c');
+         }},
+    };
+    for (const auto& [reason, change] : cases) {
+        FailedWorld other;
+        change(other);
+        EXPECT_EQ(other.judge().reason, reason) << other.judge().sentence;
+    }
+}
+
 // O1: what somebody else declares is not written: he would set it back. A restart writes no image.
 TEST(JudgeTags, O1_ASecondOwnerOfTheImage) {
     using Change = std::function<void(TagWorld&)>;
@@ -1220,7 +1264,7 @@ TEST(JudgeTags, V2_KeelsForceWithoutMatchTagIsToldOnce) {
 // Every code has its name and its kind: what the API prints and people's tools match.
 TEST(Verdicts, CodesHaveNamesAndKinds) {
     const std::vector<std::pair<Verdict, std::string>> kinds{
-        {Verdict::roll, "newer-tag digest-moved"},
+        {Verdict::roll, "newer-tag digest-moved goes-back"},
         {Verdict::blocked,
          "policy-invalid reference-invalid phase-conflict second-owner stateful operator-owned "
          "pinned "

@@ -1199,6 +1199,51 @@ TEST_F(RolloutsTest, R4_WhatCrashesOnTheTargetIsNotTriedAgain) {
     EXPECT_EQ(retried("web").code, "nothing-failed");
 }
 
+// A restart of an unchanged tag: a hold brings a pull to the old content, and the rest is a rollout
+// that waits for nothing but a pause.
+TEST_F(RolloutsTest, S1_WhatFailedGoesBackOnceAndPastItsGates) {
+    config.breaker.failures = 1;
+    crashes_on("web", 'b');
+    const std::string failed = newest().id;
+    const std::optional<Rollouts::Way> way = rollouts->way_of("uid-web");
+    ASSERT_TRUE(way);
+    EXPECT_EQ(way->rollout, failed);
+    ASSERT_EQ(way->targets.size(), 1U);
+    EXPECT_EQ(way->targets[0].to, digest('a'));
+    EXPECT_EQ(way->targets[0].from, digest('b').to_string());
+    EXPECT_FALSE(rollouts->way_of("uid-other"));
+
+    ASSERT_TRUE(ordered("pause", key("web").to_string()));
+    rollouts->go_back("uid-web", *way);
+    EXPECT_TRUE(rollouts->is_going_back("uid-web"));
+    ASSERT_NE(rollouts->way_back("uid-web", "app"), nullptr);
+    EXPECT_EQ(rollouts->way_back("uid-web", "side"), nullptr);
+    hold("web", 'a');
+    objects["web"].ready = true;
+    objects["web"].replaces = true;
+    ASSERT_TRUE(until([this] { return waits_for("web", Gate::paused); }));
+    EXPECT_TRUE(gates->breaker().opened != Time{});
+    EXPECT_EQ(patches.size(), 1U);
+    ASSERT_TRUE(ordered("resume", key("web").to_string()));
+    ASSERT_TRUE(until([this] { return ended("done"); }));
+    EXPECT_EQ(patches.size(), 2U);
+    EXPECT_EQ(newest().cause, "restore of rollout " + failed);
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    const std::vector<RolloutRow> rows = ledger->rollouts(key("web").to_string(), "", 2);
+    ASSERT_EQ(rows.size(), 2U);
+    EXPECT_EQ(rows[1].state, "rolled-back");
+    EXPECT_NE(rows[1].text.find("brought it back"), std::string::npos);
+    EXPECT_FALSE(rollouts->is_going_back("uid-web"));
+    EXPECT_FALSE(rollouts->way_of("uid-web")) << "once";
+    EXPECT_NE(rollouts->rejected("uid-web", {"app", tag("web"), "", digest('b')}), nullptr);
+    EXPECT_TRUE(rollouts->proved("uid-web", tag("web"), digest('a')));
+    EXPECT_FALSE(rollouts->proved("uid-web", tag("web"), digest('b')));
+    const Gates again(Gates::Parts{config, clock, catalogue, *ledger});
+    EXPECT_EQ(gates->breaker().failures, 1);
+    EXPECT_EQ(again.breaker().failures, 1)
+        << "brought back or not, it failed; what went back does not count";
+}
+
 // The cause was something else, and a person says so: it is due again, over a restart too.
 TEST_F(RolloutsTest, R4_WhatFailedIsTriedAgainOnOrder) {
     crashes_on("web", 'b');

@@ -479,18 +479,19 @@ TEST(Settings, S2_ImagePatterns) {
         {"", "docker.io", "library/nginx", false},
     };
     for (const Case& one : cases) {
-        EXPECT_EQ(matches_image(one.pattern, one.registry, one.repository), one.matches)
+        EXPECT_EQ(matches_image(one.pattern, std::string(one.registry) + "/" + one.repository),
+                  one.matches)
             << one.pattern << " on " << one.registry << '/' << one.repository;
     }
     const std::string stars(40, '*');
-    EXPECT_FALSE(matches_image(stars + "x", "docker.io", std::string(200, 'a')));
+    EXPECT_FALSE(matches_image(stars + "x", "docker.io/" + std::string(200, 'a')));
 }
 
 TEST(Settings, S2_TheDefaultListKnowsDatabasesAndLeavesTheirHelpersAlone) {
     const auto is_database = [](const std::string& repository) {
         const std::vector<std::string> images = default_stateful_images();
         return std::ranges::any_of(images, [&](const std::string& pattern) {
-            return matches_image(pattern, "docker.io", repository);
+            return matches_image(pattern, "docker.io/" + repository);
         });
     };
     for (const char* repository :

@@ -257,6 +257,23 @@ Exit codes: 0 answered; 2 could not tell.
 Example:
   keelctl freeze --reason "moving away" && keelctl pins --format patch > pins.sh)";
 
+constexpr const char* kRollbackFooter =
+    R"(What keeld's newest rollout of the workload brought is rejected there, and the workload goes back to what it ran before:
+to the old image, or, where the tag stayed, behind a hold at the old digest, because a restart alone would pull the new one
+again. It waits for no window, no vote and no place, only for a pause; it is proven like any rollout. The hold is lifted when
+the tag moves on; what is newer then is rolled out as ever.
+
+A rollout that soaks or has ended can be taken back. Where the hold would take others back that run the new content and are
+well, nothing is held and keelctl status says so (restore-stuck): decide with keelctl hold. Data that the new content wrote
+stays as it is: ask yourself whether the old one can read it.
+
+Exit codes: 0 on its way; 1 refused (nothing-to-undo, under-way, no-way-back); 2 could not tell, or the command line is wrong.
+
+Examples:
+  keelctl rollback Deployment/shop/cart --reason "orders are lost" --dry-run
+  keelctl rollback Deployment/shop/cart --reason "orders are lost"
+  keelctl retry Deployment/shop/cart              # it was not the build: the same one again)";
+
 constexpr const char* kRetryFooter =
     R"(A target that failed on its content is not rolled out to that workload again (target-rejected), nor one that did not
 arrive (rollout-stalled). When the cause was something else and is mended, this forgets it: the same target is due again, as
@@ -412,6 +429,7 @@ class Session {
     int resume();
     int migrate();
     int retry();
+    int rollback();
     int pins();
     int freeze();
     int phase_advance();
@@ -720,6 +738,12 @@ int Session::retry() {
     return act("retry", *workload, Json(json_object()));
 }
 
+int Session::rollback() {
+    const auto workload = workload_name(options_.workload);
+    if (!workload) return failed(workload.error());
+    return act("rollback", *workload, Json(json_object()));
+}
+
 int Session::pause() {
     return act("pause", Json(json_object()));
 }
@@ -976,6 +1000,12 @@ int run(int argc, const char* const* argv, const Environment& environment, std::
     pins->add_option("--format", options.format, "default: a table")
         ->check(CLI::IsMember({"yaml", "patch", "terraform"}).description(""))
         ->type_name("yaml|patch|terraform");
+    CLI::App* rollback =
+        add("rollback", "a workload goes back to what it ran before keeld's newest rollout",
+            kRollbackFooter, &Session::rollback);
+    rollback->add_option("WORKLOAD", options.workload, "KIND/NAMESPACE/NAME")->required();
+    rollback->add_option("--reason", options.why, "why, for the history")->type_name("TEXT");
+    rollback->add_flag("--dry-run", options.dry_run, "only say what would be done");
     CLI::App* retry =
         add("retry", "a target that failed may be rolled out again", kRetryFooter, &Session::retry);
     retry->add_option("WORKLOAD", options.workload, "KIND/NAMESPACE/NAME")->required();

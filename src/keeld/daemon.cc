@@ -421,6 +421,8 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
             return order.on.starts_with("group/") ? rollouts_->let_group_go(std::move(order))
                                                   : approvals_->order(std::move(order));
         });
+        actions_->serve("rollback",
+                        [this](Order order) { return rollouts_->rollback(std::move(order)); });
         actions_->serve("retry",
                         [this](Order order) { return rollouts_->retry(std::move(order)); });
         actions_->serve("migrate",

@@ -125,6 +125,30 @@ def test_s1_what_is_not_marked_stays_where_it_failed(lab, own):
     assert patches(lab, name) == [200] and "restore-stuck" not in problems(lab)
 
 
+def test_s1_a_person_takes_back_what_is_proven(lab, own):
+    """Not marked, and well by all that Kubernetes knows: rejected with the person's words, and back behind a hold."""
+    name, first = run_first(lab, own, "back/ordered")
+    assert lab.keeld.ctl("rollback", name)[0] == 1, "nothing was rolled out"
+    second = lab.push("back/ordered", "latest", "two")
+    wait_ended(lab, name, second.digest)
+    code, out, _ = lab.keeld.ctl("rollback", name, "--reason", "orders are lost", "--dry-run")
+    assert code == 0 and "would-roll-back" in out and lab.image("back/ordered:latest") not in holds(lab)
+    code, out, err = lab.keeld.ctl("rollback", name, "--reason", "orders are lost")
+    assert code == 0, (out, err)
+    wait_ended(lab, name, first.digest)
+    wait_rolled_out(lab, name)
+    assert [item["digest"] for item in running(lab, name)] == [first.digest]
+    assert states(lab, name) == [("done", [first.digest]), ("rolled-back", [second.digest])]
+    assert [(one["code"], one["cause"]) for one in entries(lab, workload=name, kind="ordered")] == [("rollback", "root")]
+    code, out, _ = lab.keeld.ctl("rollback", name)
+    assert code == 1 and "nothing-to-undo" in out
+    lab.keeld.restart()
+    assert wait_reason(lab, name, "held")["verdict"] == "current"
+    third = lab.push("back/ordered", "latest", "three")
+    wait_ended(lab, name, third.digest)
+    assert patches(lab, name) == [200, 200, 200] and lab.image("back/ordered:latest") not in holds(lab)
+
+
 # --- without a kubelet: at the worst moment -------------------------------------------------------------------------
 
 
@@ -183,6 +207,25 @@ def test_s1_the_old_content_is_tried_once_too(stage):
         wait_ended(stage, name, third)
         assert patches(stage, name, since) == [200, 200, 200]
         assert stage.image(f"{ns}/app:latest") not in holds(stage)
+
+
+def test_s1_what_soaks_is_taken_back_over_a_restart(stage):
+    """It ends as failed and opens no breaker; keeld dies right after its answer, and does it all the same."""
+    ns = "restore-soak"
+    name, first, change = crashing(stage, ns)
+    with settings(stage, change | {"defaults": {"soak": "10m"}, "breaker": {"failures": 1}}) as since:
+        wait_reason(stage, name, "up-to-date")
+        two = stage.move(f"{ns}/app")
+        wait_for("it soaks", lambda: [item["state"] for item in rollouts(stage, name)][:1] == ["soaking"], 60)
+        code, out, err = stage.keeld.ctl("rollback", name, "--reason", "it is slow")
+        assert code == 0, (out, err)
+        stage.keeld.process.kill()
+        stage.keeld.process.wait()
+        stage.keeld.start().wait_ready()
+        wait_for("the way back soaks", lambda: states(stage, name)[0] == ("soaking", [first]), 60)
+        assert [(item["state"], item["reason"]) for item in rollouts(stage, name)][1] == ("failed", "rollback")
+        assert states(stage, name)[1] == ("failed", [two]) and not stage.keeld.get("/v1/status")["breaker"]["open"]
+        assert patches(stage, name, since) == [200, 200]
 
 
 def test_s1_the_way_back_waits_for_no_window_no_place_and_no_breaker(stage):

@@ -39,7 +39,7 @@ void Restores::judged(const WorkloadKey& key, const CatalogueEntry& entry,
     // What is due already goes there by itself, after a restart of keeld too.
     const bool due = way && verdict.verdict == Verdict::roll && verdict.targets == way->targets;
     const bool down = verdict.reason == Reason::target_rejected;
-    if (!way || !verdict.settings.reversible.parsed || (!due && !down)) {
+    if (!way || (!way->ordered && !verdict.settings.reversible.parsed) || (!due && !down)) {
         stuck_.erase(key);
         return;
     }
@@ -104,8 +104,9 @@ Task<std::string> Restores::make_pullable(WorkloadKey key, Rollouts::Way way, Ta
     wish.tag = target.tag;
     wish.digest = target.to;
     wish.author = kAuthor;
-    wish.reason = brief_digest(target.from) + " failed on " + key.to_string() + ", rollout " +
-                  way.rollout + "; lifted when the tag moves on";
+    wish.reason = brief_digest(target.from) +
+                  (way.ordered ? " was taken back on " : " failed on ") + key.to_string() +
+                  ", rollout " + way.rollout + "; lifted when the tag moves on";
     const std::vector<Holds::Result> results = co_await parts_.holds.set(std::move(wish));
     std::string why;
     for (const Holds::Result& one : results) {

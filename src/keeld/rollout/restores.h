@@ -1,6 +1,7 @@
-// The way back (S1, R4): what is marked reversible, and failed on its new content, goes back to
-// what it ran before; once. A restart of an unchanged tag would pull the bad build again, so a hold
-// is set first, and lifted when the tag moves on; where the image was changed, it is changed back.
+// The way back (S1, R4): what is marked reversible and failed on its new content, or what a person
+// takes back, goes back to what it ran before; once. A restart of an unchanged tag would pull the
+// bad build again, so a hold is set first, and lifted when the tag moves on; where the image was
+// changed, it is changed back.
 //
 // Level-triggered: everything follows from the newest rollout of the workload, from what is held,
 // and from what the tag answers. Rollouts make the move.

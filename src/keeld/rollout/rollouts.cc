@@ -17,6 +17,7 @@ constexpr auto kPodInterval = std::chrono::milliseconds(500);
 constexpr int kMaxAttempts = 2;
 constexpr const char* kRetry = "retry";
 constexpr const char* kParted = "group-parted";
+constexpr const char* kRollback = "rollback";
 constexpr const char* kSoak = "soak";
 constexpr const char* kSoaking = "soaking";
 constexpr Millis kSoakInterval{30'000};  // at most, and a twentieth of the soak
@@ -204,6 +205,9 @@ Rollouts::Rollouts(Parts parts)
         const Json json = parse_json(row.json);
         retried_[row.key] = parse_time(text_of(json.get(), "at")).value_or(Time{});
     }
+    for (const DocumentRow& row : parts_.ledger.documents(kRollback)) {
+        ordered_[row.key] = text_of(parse_json(row.json).get(), "rollout");
+    }
     for (const RejectedRow& row : parts_.ledger.rejected()) {
         if (is_forgotten(row.uid, row.at)) {
             continue;
@@ -286,6 +290,9 @@ void Rollouts::forget(const std::string& uid) {
     std::erase_if(tried_, of_this);
     ended_.erase(uid);
     ways_.erase(uid);
+    if (ordered_.erase(uid) > 0) {
+        parts_.ledger.erase_document(kRollback, uid);
+    }
 }
 
 Task<std::vector<OrderResult>> Rollouts::retry(Order order) {
@@ -396,7 +403,8 @@ void Rollouts::recover() {
         rollout->running = rollout->row.state != kSoaking;
         running_ += !rollout->running || (rollout->batch && rollout->batch->running > 1) ? 0 : 1;
         if (const std::string failed = restores(rollout->row); !failed.empty()) {
-            ways_[rollout->row.uid] = Way{failed, rollout->targets};
+            ways_[rollout->row.uid] =
+                Way{failed, rollout->targets, is_ordered_back(rollout->row.uid, failed)};
         }
         active_[*key] = rollout;
         recovered.push_back(rollout);
@@ -489,10 +497,11 @@ void Rollouts::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
 
 std::optional<Rollouts::Way> Rollouts::way_of(const std::string& uid) const {
     const auto found = ended_.find(uid);
-    if (found == ended_.end() || !found->second.failed) {
+    const bool ordered = found != ended_.end() && is_ordered_back(uid, found->second.id);
+    if (found == ended_.end() || (!found->second.failed && !ordered)) {
         return std::nullopt;
     }
-    Way way{found->second.id, {}};
+    Way way{found->second.id, {}, ordered};
     for (const Target& target : found->second.targets) {
         if (rejected(uid, target) == nullptr) {
             continue;
@@ -573,6 +582,9 @@ std::vector<ClosedGate> Rollouts::gates_back(const WorkloadKey& key,
 void Rollouts::end_way(const Handle& rollout) {
     const RolloutRow& row = rollout->row;
     ways_.erase(row.uid);
+    if (ordered_.erase(row.uid) > 0) {
+        parts_.ledger.erase_document(kRollback, row.uid);
+    }
     if (row.state != "done") {
         return;
     }
@@ -584,6 +596,86 @@ void Rollouts::end_way(const Handle& rollout) {
             parts_.ledger.put(std::move(failed));
         }
     }
+}
+
+bool Rollouts::is_ordered_back(const std::string& uid, const std::string& rollout) const {
+    const auto found = ordered_.find(uid);
+    return found != ordered_.end() && found->second == rollout;
+}
+
+Task<std::vector<OrderResult>> Rollouts::rollback(Order order) {
+    const Expected<WorkloadKey> key = WorkloadKey::parse(order.on);
+    OrderResult result = key ? obey_rollback(*key, order)
+                             : OrderResult{order.on, false, "unknown-workload", key.error().text};
+    if (result.ok && !order.dry_run) {
+        const Expected<void> kept = co_await parts_.ledger.durable();
+        if (!kept) {
+            result = {order.on, false, "ledger",
+                      "it holds, but is not on disk yet: " + kept.error().text};
+        }
+    }
+    std::vector<OrderResult> results;
+    results.push_back(std::move(result));
+    co_return results;
+}
+
+OrderResult Rollouts::obey_rollback(const WorkloadKey& key, const Order& order) {
+    const std::string name = key.to_string();
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    if (entry == nullptr) {
+        return {name, false, "unknown-workload", "no such workload is in the cluster"};
+    }
+    const std::string uid = entry->object.uid;
+    const auto active = active_.find(key);
+    const bool soaking = active != active_.end() && active->second->row.state == kSoaking;
+    if (active != active_.end() && active->second->running) {
+        return {name, false, "under-way",
+                "a rollout of it is under way; it can be taken back once it soaks, or has ended"};
+    }
+    const auto last = ended_.find(uid);
+    const std::vector<RolloutRow> rows = parts_.ledger.rollouts(name, "", 100);
+    const auto found = std::ranges::find_if(rows, [&](const RolloutRow& row) {
+        return row.id == (soaking                ? active->second->row.id
+                          : last != ended_.end() ? last->second.id
+                                                 : "");
+    });
+    if (found == rows.end() || !restores(*found).empty() || found->state == "rolled-back" ||
+        found->state == "superseded") {
+        return {name, false, "nothing-to-undo",
+                "no rollout of it by keeld is what it runs now; keelctl hold, or another image, "
+                "brings something else"};
+    }
+    const std::vector<Target> targets = targets_from_json(found->targets);
+    const bool known = std::ranges::all_of(
+        targets, [](const Target& target) { return Digest::parse(target.from).has_value(); });
+    if (!known) {
+        return {name, false, "no-way-back",
+                "what it ran before rollout " + found->id + " is not known"};
+    }
+    const std::string text =
+        "taken back by " + order.author + (order.reason.empty() ? "" : ": " + order.reason);
+    if (!order.dry_run) {
+        ordered_[uid] = found->id;
+        const Json json(
+            json_pack("{s:s,s:s}", "rollout", found->id.c_str(), "author", order.author.c_str()));
+        parts_.ledger.put(DocumentRow{kRollback, uid, dump_json(json.get())});
+        reject(*found, targets, "", text);
+        Entry told;
+        told.at = parts_.clock.now();
+        told.kind = EntryKind::ordered;
+        told.code = kRollback;
+        told.workload = name;
+        told.uid = uid;
+        told.rollout = found->id;
+        told.cause = order.author;
+        told.text = text;
+        parts_.ledger.append(std::move(told));
+        notify(key);
+        parts_.reconsider(key);
+    }
+    return {name, true, order.dry_run ? "would-roll-back" : "rolling-back",
+            "it goes back to what it ran before rollout " + found->id +
+                "; keelctl why tells what it waits for"};
 }
 
 // Beside those of its group and of pacing.
@@ -1523,7 +1615,7 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
                 finding.text + " after two restarts: pulls on that node do not get the target");
             return true;
         case Arrival::crashing:
-            reject(rollout, finding.container, finding.text);
+            reject(row, rollout->targets, finding.container, finding.text);
             end(rollout, "failed", "content", finding.text);
             return true;
         case Arrival::cannot_tell:
@@ -1572,6 +1664,10 @@ Task<void> Rollouts::soak(Handle rollout) {
             end(rollout, "superseded", "workload-gone", "the workload is gone");
             co_return;
         }
+        if (is_ordered_back(row.uid, row.id)) {
+            end(rollout, "failed", kRollback, "a person took it back while it soaked");
+            co_return;
+        }
         if (is_overwritten(rollout)) {
             end(rollout, "superseded", "image-changed",
                 "somebody wrote another image while it soaked");
@@ -1604,7 +1700,7 @@ bool Rollouts::stayed_well(const Handle& rollout, const std::vector<Pod>& update
     const std::string before = rollout->soak.to_json();
     const Time now = parts_.clock.now();
     if (const auto unwell = look(rollout->soak, updated, rollout->targets, now)) {
-        reject(rollout, unwell->container, unwell->text);
+        reject(rollout->row, rollout->targets, unwell->container, unwell->text);
         end(rollout, "failed", "content", unwell->text);
         return true;
     }
@@ -1743,22 +1839,22 @@ void Rollouts::log(const Handle& rollout, EntryKind kind, const std::string& cod
     }
 }
 
-void Rollouts::reject(const Handle& rollout, const std::string& container,
-                      const std::string& text) {
-    for (const Target& target : rollout->targets) {
+void Rollouts::reject(const RolloutRow& row, const std::vector<Target>& targets,
+                      const std::string& container, const std::string& text) {
+    for (const Target& target : targets) {
         if (!container.empty() && target.container != container) {
             continue;
         }
-        RejectedRow row;
-        row.uid = rollout->row.uid;
-        row.workload = rollout->row.workload;
-        row.tag = target.tag.to_string();
-        row.digest = target.to.to_string();
-        row.rollout = rollout->row.id;
-        row.at = parts_.clock.now();
-        row.text = text;
-        rejected_[rejection_key(row.uid, row.tag, row.digest)] = text;
-        parts_.ledger.put(std::move(row));
+        RejectedRow rejected;
+        rejected.uid = row.uid;
+        rejected.workload = row.workload;
+        rejected.tag = target.tag.to_string();
+        rejected.digest = target.to.to_string();
+        rejected.rollout = row.id;
+        rejected.at = parts_.clock.now();
+        rejected.text = text;
+        rejected_[rejection_key(rejected.uid, rejected.tag, rejected.digest)] = text;
+        parts_.ledger.put(std::move(rejected));
     }
 }
 

@@ -121,9 +121,11 @@ class Rollouts {
     struct Way {
         std::string rollout;  // that failed
         std::vector<Target> targets;
+        bool ordered = false;  // by a person, reversible or not
     };
     // Where the workload with this UID could go back to: its newest rollout failed on its content,
-    // and was none that brought it back. The digests are what most of its pods ran.
+    // or a person says so, and was none that brought it back. The digests are what most of its pods
+    // ran.
     [[nodiscard]] std::optional<Way> way_of(const std::string& uid) const;
     // It goes there as soon as that is due: past windows, phases, votes, breaker and pacing; what
     // is paused stays. Once: forgotten when it has ended.
@@ -138,6 +140,9 @@ class Rollouts {
     // Workloads that still lack what others of their group were written with, and why: the write
     // of one failed after that of another.
     [[nodiscard]] std::map<WorkloadKey, std::string> parted() const;
+    // The action rollback on KIND/NAMESPACE/NAME: what its newest rollout brought is rejected
+    // there, and it goes back to what ran before.
+    [[nodiscard]] Task<std::vector<OrderResult>> rollback(Order order);
     // The action retry on KIND/NAMESPACE/NAME: what failed on this workload so far counts no
     // longer, so that the same target may be due again.
     [[nodiscard]] Task<std::vector<OrderResult>> retry(Order order);
@@ -200,6 +205,8 @@ class Rollouts {
     [[nodiscard]] std::vector<ClosedGate> gates_back(const WorkloadKey& key,
                                                      const WorkloadVerdict& verdict) const;
     void end_way(const Handle& rollout);
+    [[nodiscard]] OrderResult obey_rollback(const WorkloadKey& key, const Order& order);
+    [[nodiscard]] bool is_ordered_back(const std::string& uid, const std::string& rollout) const;
     [[nodiscard]] std::vector<ClosedGate> own_gates(const WorkloadKey& key,
                                                     const WorkloadVerdict& verdict) const;
     struct GroupState {
@@ -256,7 +263,8 @@ class Rollouts {
     void enter(const Handle& rollout, const std::string& state);
     void end(const Handle& rollout, const std::string& state, const std::string& reason,
              const std::string& text);
-    void reject(const Handle& rollout, const std::string& container, const std::string& text);
+    void reject(const RolloutRow& row, const std::vector<Target>& targets,
+                const std::string& container, const std::string& text);
     void record_applied(const Handle& rollout, std::int64_t generation, const std::string& code,
                         const std::string& text);
     void log(const Handle& rollout, EntryKind kind, const std::string& code,
@@ -290,8 +298,9 @@ class Rollouts {
     std::map<std::string, std::string> tried_;
     std::map<WorkloadKey, std::pair<Time, int>>
         refused_;  // the API server refused: not before, and how often
-    std::map<WorkloadKey, std::string> parted_;  // from their groups, and why
-    std::map<std::string, Way> ways_;            // by UID: back, and not there yet
+    std::map<WorkloadKey, std::string> parted_;   // from their groups, and why
+    std::map<std::string, Way> ways_;             // by UID: back, and not there yet
+    std::map<std::string, std::string> ordered_;  // by UID: the rollout that a person takes back
     struct Blocked {
         Obstacle obstacle;
         std::vector<Target> targets;

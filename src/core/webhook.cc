@@ -115,6 +115,11 @@ std::string_view host_of(std::string_view url) {
     return url.substr(0, url.find('/'));
 }
 
+// What is no digest says nothing.
+Digest digest_in(const json_t* object) {
+    return Digest::parse(text_in(object, "digest")).value_or(Digest{});
+}
+
 class Reading {
   public:
     Reading(WebhookSender sender, const WebhookRequest& request)
@@ -162,7 +167,7 @@ class Reading {
     }
 
     void hint(const std::string& image, std::string_view name, const std::string& image_field,
-              const std::string& name_field);
+              const std::string& name_field, const Digest& digest = {});
     void push(WebhookHint one);
 
     [[nodiscard]] std::optional<std::string> payload();
@@ -198,7 +203,7 @@ void Reading::push(WebhookHint one) {
 
 // `image`: a name with neither tag nor digest.
 void Reading::hint(const std::string& image, std::string_view name, const std::string& image_field,
-                   const std::string& name_field) {
+                   const std::string& name_field, const Digest& digest) {
     const Expected<Reference> reference = Reference::parse(image);
     if (!reference || reference->name_written || reference->digest) {
         complain(image_field, "an image's name, without a tag");
@@ -210,7 +215,8 @@ void Reading::hint(const std::string& image, std::string_view name, const std::s
     }
     push({.registry = reference->registry,
           .repository = reference->repository,
-          .name = std::string(name)});
+          .name = std::string(name),
+          .digest = digest});
 }
 
 void Reading::native(Object root, std::string_view where) {
@@ -219,7 +225,7 @@ void Reading::native(Object root, std::string_view where) {
     const std::string_view host = text_in(root, "host");
     if (!error_) {
         const std::string prefix = host.empty() ? std::string() : std::string(host) + "/";
-        hint(prefix + std::string(name), tag, at(where, "name"), at(where, "tag"));
+        hint(prefix + std::string(name), tag, at(where, "name"), at(where, "tag"), digest_in(root));
     }
 }
 
@@ -258,7 +264,7 @@ void Reading::azure(Object root) {
     }
     if (!error_ && !tag.empty()) {
         hint(std::string(host) + "/" + std::string(repository), tag, "target.repository",
-             "target.tag");
+             "target.tag", digest_in(target));
     }
 }
 
@@ -306,7 +312,8 @@ void Reading::github(Object root) {
     if (tag.empty() || Digest::parse(tag)) {
         return;
     }
-    hint("ghcr.io/" + lower_case(owner) + "/" + lower_case(name), tag, event + ".name", field);
+    hint("ghcr.io/" + lower_case(owner) + "/" + lower_case(name), tag, event + ".name", field,
+         digest_in(json_object_get(metadata, "tag")));
 }
 
 void Reading::harbor(Object root) {
@@ -332,7 +339,7 @@ void Reading::harbor_resources(Object data, std::string_view where) {
             colon != std::string_view::npos && url.find('/', colon) == std::string_view::npos;
         hint(std::string(tagged ? url.substr(0, colon) : url),
              tagged ? url.substr(colon + 1) : std::string_view(), field + ".resource_url",
-             field + ".resource_url");
+             field + ".resource_url", digest_in(json_array_get(resources, i)));
     }
 }
 
@@ -391,7 +398,7 @@ void Reading::envelope(Object root) {
         const std::string_view name = text(target, "repository", field + ".target");
         if (!error_) {
             hint(std::string(host) + "/" + std::string(name), tag, field + ".target.repository",
-                 field + ".target.tag");
+                 field + ".target.tag", digest_in(target));
         }
     }
 }

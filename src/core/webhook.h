@@ -1,5 +1,7 @@
-// What registries, forges and CI systems post when something was pushed. A webhook is a hint: all
-// that is read of it is which tags to look at. Pure; hostile input is an error, never more.
+// What registries, forges and CI systems post when something was pushed. A webhook is a hint: what
+// is read of it is which tags to look at, and which digest somebody says was pushed there, which
+// may confirm what was seen and is never rolled by itself. Pure; hostile input is an error, never
+// more.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/digest.h"
 #include "core/expected.h"
 
 namespace keel {
@@ -61,6 +64,7 @@ struct WebhookHint {
     std::string registry;  // normalised; empty: the sender does not say which
     std::string repository;
     std::string name;
+    Digest digest{};        // that it was pushed at; empty: it does not say
     bool any_case = false;  // the sender writes names in lower case, whatever they are
 
     friend bool operator==(const WebhookHint&, const WebhookHint&) = default;

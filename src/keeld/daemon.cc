@@ -165,6 +165,9 @@ void Daemon::make_cluster_components(ClusterAccess access) {
         config_.caches.empty() ? std::function<Task<void>()>() : [this] { return read_traffic(); },
         Millis{60'000}, Millis{1'000},
         [this](const Tag& tag, const Digest& digest, Time asked) {
+            if (const std::string* by = pushes_->confirmed_by(tag, digest, asked)) {
+                believe(tag, digest, *by);
+            }
             if (pushes_->answered(tag, digest, asked)) {
                 planner_->reconsider(tag);
             }
@@ -254,6 +257,13 @@ Task<Expected<Schedule::Names>> Daemon::list_tags(Tag tag) {
     }
     std::string stopped = list->complete ? "" : told(list->stopped);
     co_return Schedule::Names{std::move(list->names), list->complete, std::move(stopped)};
+}
+
+// The second source: who pushed the tag says at which digest.
+void Daemon::believe(const Tag& tag, const Digest& digest, const std::string& source) {
+    if (tags_->confirm(tag, digest, clock().now(), source) && planner_) {
+        planner_->reconsider(tag);
+    }
 }
 
 // Who was told that it was taken need not send it again, also when keeld is killed now.
@@ -383,9 +393,11 @@ Task<std::vector<Error>> Daemon::start(bool check_only) {
         const std::vector<Error> caches = co_await feed_->check();
         errors.insert(errors.end(), caches.begin(), caches.end());
     }
-    webhooks_ =
-        std::make_unique<Webhooks>(Webhooks::Parts{loop_, config_, clock(), *catalogue_, *pushes_,
-                                                   schedule_.get(), [this] { return ready_; }});
+    webhooks_ = std::make_unique<Webhooks>(Webhooks::Parts{
+        loop_, config_, clock(), *catalogue_, *pushes_, schedule_.get(), [this] { return ready_; },
+        [this](const Tag& tag, const Digest& digest, const std::string& source) {
+            believe(tag, digest, source);
+        }});
     views_ = std::make_unique<Views>(Views::Parts{config_,
                                                   phases_,
                                                   clock(),

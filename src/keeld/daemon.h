@@ -88,6 +88,7 @@ class Daemon {
     [[nodiscard]] const Clock& clock() const;
     Task<Expected<Schedule::Names>> list_tags(Tag tag);
     Task<void> read_traffic();
+    void believe(const Tag& tag, const Digest& digest, const std::string& source);
     Task<ApiResponse> take_webhook(ApiRequest request);
     void clock_moved();
     [[nodiscard]] bool is_over(const Approval& one);

@@ -16,7 +16,7 @@ from lab.wait import wait_for
 from lab.workloads import deployment
 from scene import mark, patches, wait_ended, wait_newest, wait_reason, wait_why
 
-ANY = "sha256:" + "a" * 64  # what a webhook says of digests is not read
+ANY = "sha256:" + "a" * 64  # a digest that nobody has seen: it is nothing to go by
 KEY = "the-key-of-the-sender"
 USER = "bob:the-password"
 
@@ -230,6 +230,41 @@ def test_a_push_makes_keeld_look_at_that_tag(scene, sender):
     assert scene.send(sender)[:2] == (200, b"")
     assert scene.known(tag) == digest
     assert scene.counted(sender)["asked"] >= 1
+
+
+@pytest.mark.parametrize("first", ["the webhook", "the registry"])
+def test_d5_a_push_that_names_a_digest_confirms_that_the_tag_went_back(scene, first):
+    """Only of a sender that shows who it is; whether the registry was asked before it or is asked because of it."""
+    tag = f"harbor.example/acme/back-{first.split()[1]}:v2"
+    repository = tag.split("/", 1)[1].rsplit(":", 1)[0]
+    one = scene.move(tag)
+    name = f"back-{first.split()[1]}"
+    scene.kube.create(deployment("hooks", name, tag, replicas=0))
+    scene.wait_known(tag, one, 30)
+    two = scene.move(tag)
+    host = tag.split("/")[0]
+    push = {"host": host, "name": repository, "tag": "v2"}
+    assert scene.send("native", push)[0] == 200
+    scene.wait_known(tag, two)
+    scene.upstream.put_manifest(repository, "v2", scene.upstream.manifest(repository, one).body)
+
+    def pending():
+        items = {item["tag"]: item for item in scene.keeld.get("/v1/tags?limit=1000")["items"]}
+        return items[tag]["pending"]
+
+    def event(digest):
+        target = {"repository": repository, "tag": "v2", "digest": digest}
+        return {"events": [{"action": "push", "target": target, "request": {"host": host}}]}
+
+    if first == "the registry":
+        word = {**push, "digest": one}
+        wait_for("anybody's word moves nothing", lambda: scene.send("native", word)[0] == 200 and pending(), 15)
+        assert scene.known(tag) == two
+        assert scene.send("registry", event(ANY))[0] == 200
+        assert (scene.known(tag), pending()) == (two, one)
+    assert scene.send("registry", event(one))[0] == 200
+    scene.wait_known(tag, one)
+    assert pending() is None
 
 
 def test_a_version_that_a_policy_may_take_makes_keeld_read_the_list(scene):

@@ -339,8 +339,8 @@ std::string release_of(Reason reason) {
         case Reason::target_rejected:
             return "the next build of the tag; or keelctl retry, when it was not the build";
         case Reason::revert_unconfirmed:
-            return "a second source: registries.*.upstream in keeld.yaml, asked every minute; or "
-                   "the tag's next move";
+            return "a second source: registries.*.upstream in keeld.yaml, asked every minute, or a "
+                   "webhook that names the digest; or the tag's next move";
         case Reason::revert_refused:
             return "reverts: follow in keeld.yaml, or the tag's next move";
         case Reason::unknown_order:

@@ -65,7 +65,8 @@ ApiResponse Webhooks::handle(const ApiRequest& request) {
     });
     Effect effect = Effect::nothing;
     for (const WebhookHint& hint : *hints) {
-        effect = std::max(effect, take(hint));
+        effect = std::max(
+            effect, take(hint, config->second.auth == WebhookAuth::none ? "" : "webhook " + name));
     }
     constexpr std::array<const char*, 4> kResults{"nothing", "unknown", "coalesced", "asked"};
     ++counts_[{name, kResults.at(static_cast<std::size_t>(effect))}];
@@ -88,7 +89,8 @@ bool Webhooks::room(WebhookSender sender) {
 }
 
 // The tag itself where it is followed, and the list of its repository, where it may be new.
-Webhooks::Effect Webhooks::take(const WebhookHint& hint) {
+// `source`: who says so; empty: anybody may.
+Webhooks::Effect Webhooks::take(const WebhookHint& hint, const std::string& source) {
     Schedule* const schedule = parts_.schedule;
     std::set<Tag> tags;
     std::set<std::pair<std::string, std::string>> repositories;
@@ -107,7 +109,13 @@ Webhooks::Effect Webhooks::take(const WebhookHint& hint) {
     }
     Effect effect = repositories.empty() ? Effect::unknown : Effect::nothing;
     for (const Tag& tag : tags) {
-        parts_.pushes.named(tag, parts_.clock.now());
+        // One that does not say which registry it speaks of may speak of another.
+        const bool counts = !source.empty() && !hint.registry.empty() && !hint.digest.empty();
+        if (counts) {
+            parts_.confirm(tag, hint.digest, source);
+        }
+        parts_.pushes.named(tag, parts_.clock.now(),
+                            counts ? Pushes::Word{hint.digest, source} : Pushes::Word{});
         if (schedule->follows(tag)) {
             effect =
                 std::max(effect, want(tag.to_string(), [schedule, tag] { schedule->hint(tag); }));

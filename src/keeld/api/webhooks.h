@@ -1,5 +1,6 @@
 // POST /v1/webhooks/NAME: who may post, how much of it, and what is looked up for it. What a
-// webhook says is never used but to know which tag to ask the registry for.
+// webhook says is never used but to know which tag to ask the registry for, and, of a sender that
+// shows who it is, to believe a registry that a tag went back.
 #pragma once
 
 #include <array>
@@ -32,7 +33,10 @@ class Webhooks {
         Pushes& pushes;
         Schedule* schedule = nullptr;  // null: nothing is looked up
         std::function<bool()> ready;   // workloads are listed
-        Millis again{3'000};           // between two look-ups of one tag for webhooks' sake
+        // A sender that shows who it is says that the tag was pushed at this digest: the second
+        // source (design.md 1).
+        std::function<void(const Tag&, const Digest&, const std::string& source)> confirm;
+        Millis again{3'000};  // between two look-ups of one tag for webhooks' sake
     };
     explicit Webhooks(Parts parts);
 
@@ -66,7 +70,7 @@ class Webhooks {
     enum class Effect : std::uint8_t { nothing, unknown, coalesced, asked };
 
     [[nodiscard]] bool room(WebhookSender sender);
-    [[nodiscard]] Effect take(const WebhookHint& hint);
+    [[nodiscard]] Effect take(const WebhookHint& hint, const std::string& source);
     Effect want(const std::string& key, std::function<void()> ask);
     Task<void> ask_later(std::string key, Steady::duration wait, std::function<void()> ask);
 

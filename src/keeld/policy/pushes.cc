@@ -1,6 +1,7 @@
 #include "keeld/policy/pushes.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "keeld/json.h"
 
@@ -17,13 +18,16 @@ Pushes::Pushes(Ledger& ledger) : ledger_(ledger) {
         const Expected<Tag> tag = Tag::parse(row.key);
         const std::optional<Time> at = parse_time(text_of(json.get(), "named"));
         if (tag && at) {
-            all_[*tag] = {*at, Digest::parse(text_of(json.get(), "digest")).value_or(Digest{}),
-                          json_is_true(json_object_get(json.get(), "awaited"))};
+            all_[*tag] = {*at,
+                          Digest::parse(text_of(json.get(), "digest")).value_or(Digest{}),
+                          json_is_true(json_object_get(json.get(), "awaited")),
+                          {Digest::parse(text_of(json.get(), "said")).value_or(Digest{}),
+                           std::string(text_of(json.get(), "by"))}};
         }
     }
 }
 
-void Pushes::named(const Tag& tag, Time at) {
+void Pushes::named(const Tag& tag, Time at, Word word) {
     if (all_.size() >= kMost && !all_.contains(tag)) {
         const auto oldest =
             std::ranges::min_element(all_, {}, [](const auto& one) { return one.second.named; });
@@ -33,7 +37,15 @@ void Pushes::named(const Tag& tag, Time at) {
     Push& push = all_[tag];
     push.named = at;
     push.awaited = true;
+    push.word = std::move(word);
     save(tag, push);
+}
+
+const std::string* Pushes::confirmed_by(const Tag& tag, const Digest& digest, Time asked) const {
+    const auto found = all_.find(tag);
+    const bool said = found != all_.end() && found->second.awaited &&
+                      asked >= found->second.named && found->second.word.digest == digest;
+    return said ? &found->second.word.source : nullptr;
 }
 
 bool Pushes::answered(const Tag& tag, const Digest& digest, Time asked) {
@@ -69,6 +81,8 @@ void Pushes::save(const Tag& tag, const Push& push) {
     json_object_set_new(json.get(), "named", json_text(format_time(push.named)));
     json_object_set_new(json.get(), "digest", json_text(push.digest.to_string()));
     json_object_set_new(json.get(), "awaited", json_boolean(push.awaited));
+    json_object_set_new(json.get(), "said", json_text(push.word.digest.to_string()));
+    json_object_set_new(json.get(), "by", json_text(push.word.source));
     ledger_.put(DocumentRow{kPush, tag.to_string(), dump_json(json.get())});
 }
 

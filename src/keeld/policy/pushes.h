@@ -21,8 +21,17 @@ class Pushes {
 
     static constexpr std::size_t kMost = 4096;  // tags; the one named longest ago makes room
 
+    // What a sender that shows who it is says of a push.
+    struct Word {
+        Digest digest;       // empty: nothing
+        std::string source;  // "webhook github"
+    };
     // A webhook named the tag: what it answers from now on counts.
-    void named(const Tag& tag, Time at);
+    void named(const Tag& tag, Time at, Word word = {});
+    // Who said that the tag was pushed at just what it answers now, asked at `asked`; null: nobody,
+    // or the registry has answered already since.
+    [[nodiscard]] const std::string* confirmed_by(const Tag& tag, const Digest& digest,
+                                                  Time asked) const;
     // The registry answered; `asked`: when it was asked. Returns whether that released a digest.
     bool answered(const Tag& tag, const Digest& digest, Time asked);
 
@@ -38,6 +47,7 @@ class Pushes {
         Time named;
         Digest digest;
         bool awaited = true;
+        Word word;  // until it is answered
     };
     void save(const Tag& tag, const Push& push);
 

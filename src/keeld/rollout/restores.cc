@@ -85,10 +85,10 @@ Task<std::string> Restores::make_pullable(WorkloadKey key, Rollouts::Way way, Ta
     const TagInfo* info = parts_.tags.find(target.tag);
     if (info != nullptr && info->held) {
         const Held& held = *info->held;
-        co_return held.digest == target.to&& held.everywhere
-            ? ""
-            : target.tag.to_string() + " is held at " + brief_digest(held.digest.to_string()) +
-                  " by " + held.author;
+        const bool there = held.digest == target.to && held.everywhere;
+        co_return there ? ""
+                        : target.tag.to_string() + " is held at " +
+                              brief_digest(held.digest.to_string()) + " by " + held.author;
     }
     const std::string needed = co_await needed_by_others(key, target);
     if (!needed.empty()) {
@@ -113,6 +113,10 @@ Task<std::string> Restores::make_pullable(WorkloadKey key, Rollouts::Way way, Ta
         if (!one.ok) {
             why += (why.empty() ? "" : "; ") + one.code + ": " + one.text;
         }
+    }
+    if (std::ranges::none_of(results, &Holds::Result::ok)) {
+        kept_.erase(target.tag);
+        parts_.ledger.erase_document(kRestore, target.tag.to_string());
     }
     co_return why.empty() && !results.empty()
         ? ""

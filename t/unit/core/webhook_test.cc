@@ -42,6 +42,33 @@ TEST(Webhook, SendersHaveTheirNames) {
     EXPECT_FALSE(webhook_sender("Github").has_value());
 }
 
+TEST(Webhook, D5_DigestsAreReadWhereSendersNameThem) {
+    const std::string named = "\"digest\":\"" + kDigest + "\"";
+    const std::pair<WebhookSender, std::string> pushes[] = {
+        {native, R"({"name":"redis","tag":"8",)" + named + "}"},
+        {azure, R"({"target":{"repository":"a","tag":"1",)" + named +
+                    R"(},"request":{"host":"a.azurecr.io"}})"},
+        {github, R"({"action":"published","package":{"name":"a","namespace":"b","package_version":)"
+                 R"({"container_metadata":{"tag":{"name":"1",)" +
+                     named + "}}}}}"},
+        {harbor,
+         R"({"type":"PUSH_ARTIFACT","event_data":{"resources":[{"resource_url":"h.example/a/b:1",)" +
+             named + "}]}}"},
+        {registry, R"({"events":[{"action":"push","target":{"repository":"a/b","tag":"1",)" +
+                       named + R"(},"request":{"host":"r.example"}}]})"},
+    };
+    for (const auto& [sender, body] : pushes) {
+        const Headers headers{{"x-github-event", "package"}};
+        const auto hints = read_webhook(sender, WebhookRequest{headers, body});
+        ASSERT_TRUE(hints && hints->size() == 1U) << body;
+        EXPECT_EQ(hints->front().digest.to_string(), kDigest) << body;
+    }
+    const std::string bad = R"({"name":"redis","tag":"8","digest":"sha256:12"})";
+    const auto hints = read_webhook(native, WebhookRequest{{}, bad});
+    ASSERT_TRUE(hints && hints->size() == 1U);
+    EXPECT_TRUE(hints->front().digest.empty()) << "what is no digest says nothing";
+}
+
 TEST(Webhook, Native) {
     EXPECT_EQ(read(native, R"({"name":"ghcr.io/acme/web","tag":"v2"})"), "ghcr.io/acme/web:v2");
     EXPECT_EQ(read(native, R"({"host":"ghcr.io","name":"acme/web","tag":"v2"})"),

@@ -48,6 +48,21 @@ TEST_F(PushesTest, ANewWebhookLeavesTheOldReleaseUntilItIsAnswered) {
     EXPECT_EQ(*pushes.released(tag()), digest('c'));
 }
 
+// D5: the word of one push counts for the first answer after it, and no later one.
+TEST_F(PushesTest, D5_WhatWasSaidCountsForTheNextAnswer) {
+    pushes.named(tag(), at(10), {digest('a'), "webhook github"});
+    EXPECT_EQ(pushes.confirmed_by(tag(), digest('a'), at(9)), nullptr) << "asked before";
+    EXPECT_EQ(pushes.confirmed_by(tag(), digest('b'), at(10)), nullptr) << "another digest";
+    ASSERT_TRUE(test::await(loop, ledger->durable()));
+    const Pushes again(*ledger);
+    ASSERT_NE(again.confirmed_by(tag(), digest('a'), at(10)), nullptr) << "over a restart";
+    EXPECT_EQ(*again.confirmed_by(tag(), digest('a'), at(10)), "webhook github");
+    pushes.answered(tag(), digest('b'), at(11));
+    EXPECT_EQ(pushes.confirmed_by(tag(), digest('a'), at(12)), nullptr) << "a stale answer later";
+    pushes.named(tag(), at(20));
+    EXPECT_EQ(pushes.confirmed_by(tag(), digest('a'), at(20)), nullptr) << "it says nothing";
+}
+
 TEST_F(PushesTest, P7_ARestartKnowsThem) {
     pushes.named(tag("done"), at(10));
     pushes.answered(tag("done"), digest('b'), at(11));

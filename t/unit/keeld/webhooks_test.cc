@@ -63,8 +63,13 @@ class WebhooksTest : public testing::Test {
         [](const Tag&) {}, nullptr}};
     Catalogue catalogue{[](const WorkloadKey&) {}};
     Pushes pushes{*ledger};
-    Webhooks webhooks{Webhooks::Parts{loop, config, clock, catalogue, pushes, &schedule,
-                                      [this] { return ready; }, Millis{50}}};
+    Webhooks webhooks{
+        Webhooks::Parts{loop, config, clock, catalogue, pushes, &schedule, [this] { return ready; },
+                        [this](const Tag& one, const Digest& at, const std::string& source) {
+                            said += source + " " + one.to_string() + " " + at.to_string() + "\n";
+                        },
+                        Millis{50}}};
+    std::string said;  // what counts as the second source
 };
 
 TEST_F(WebhooksTest, WhatSomebodyRunsIsAskedFor) {
@@ -80,6 +85,25 @@ TEST_F(WebhooksTest, WhatSomebodyRunsIsAskedFor) {
     config.webhooks["github"] = {};
     EXPECT_EQ(post("{}", "github", {{"x-github-event", "ping"}}), 200);
     EXPECT_EQ(count("nothing", "github"), 1U);
+}
+
+// D5: the digest of a push, of a sender that shows who it is and says of which registry.
+TEST_F(WebhooksTest, D5_WhoShowsWhoHeIsConfirmsADigest) {
+    const std::string push = R"({"host":"docker.io","name":"nginx","tag":"1.27","digest":")" +
+                             test::digest('a').to_string() + "\"}";
+    EXPECT_EQ(post(push), 200);
+    EXPECT_EQ(said, "") << "anybody could have posted it";
+    EXPECT_EQ(pushes.confirmed_by(tag(), test::digest('a'), clock.now()), nullptr);
+    config.webhooks["native"].auth = WebhookAuth::bearer;
+    config.webhooks["native"].secrets = {"key"};
+    const std::vector<std::pair<std::string, std::string>> headers{{"authorization", "Bearer key"}};
+    EXPECT_EQ(post(kPush, "native", headers), 200);
+    EXPECT_EQ(said, "") << "it names no digest";
+    EXPECT_EQ(post(push, "native", headers), 200);
+    EXPECT_EQ(said,
+              "webhook native " + tag().to_string() + " " + test::digest('a').to_string() + "\n");
+    ASSERT_NE(pushes.confirmed_by(tag(), test::digest('a'), clock.now()), nullptr);
+    EXPECT_EQ(*pushes.confirmed_by(tag(), test::digest('a'), clock.now()), "webhook native");
 }
 
 TEST_F(WebhooksTest, WhatRunsAndIsNotFollowedYetIsKeptInMind) {

@@ -156,7 +156,8 @@ def test_r7_a_member_that_is_refused_after_another_was_written_is_told_and_nothi
             stage.keeld.restart()  # forgets how long to wait: both are tried, and web goes first
             wait_for("web was refused for three, too", lambda: len(patches(stage, web, since)) > tries)
             wait_gate(stage, api, "awaiting-group")
-            assert three in reached(parted(stage, web)) and web in problems(stage)["group-parted"]
+            wait_for("it is told of three", lambda: three in reached(parted(stage, web)), 10)
+            assert web in problems(stage)["group-parted"]
             assert patches(stage, api, since) == [200]
         stage.keeld.restart()
         for name in (api, web):

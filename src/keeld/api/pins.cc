@@ -28,7 +28,7 @@ std::string digest_to_pin(const RunningImage& runs, const Tag* tag, const Tags& 
     const bool same =
         reported && whole != nullptr &&
         compare_content(*reported, content(*reported), *whole, runs.platform) == SameContent::same;
-    return same ? info->pulled().to_string() : runs.digest;
+    return same ? info->pulled().to_string() : runs.digest.str();
 }
 
 std::string note_on(const CatalogueEntry& entry, const Container& container,
@@ -43,7 +43,7 @@ std::string note_on(const CatalogueEntry& entry, const Container& container,
     for (const RunningImage& image : entry.running.images) {
         if (image.container == container.name && image.init == container.init &&
             image.digest != runs->digest && !image.digest.empty()) {
-            others.insert(image.digest);
+            others.insert(image.digest.str());
         }
     }
     return others.empty() ? "" : "other pods run " + std::to_string(others.size()) + " more";
@@ -66,7 +66,8 @@ std::vector<Pin> pins_of(const CatalogueEntry& entry, const Tags& tags,
             const Expected<Reference>& reference = entry.references[i];
             const std::optional<Tag> tag = reference ? reference->tag() : std::nullopt;
             pin.pods = runs->pods;
-            pin.pinned = container.image.substr(0, container.image.find('@')) + "@" +
+            const std::string& image = container.image.str();
+            pin.pinned = image.substr(0, image.find('@')) + "@" +
                          digest_to_pin(*runs, tag ? &*tag : nullptr, tags, content);
         }
         pins.push_back(std::move(pin));

@@ -77,9 +77,9 @@ void Catalogue::upsert(Workload workload) {
     if (reindex) {
         entry.references.clear();
         for (const Container& container : entry.object.containers) {
-            entry.references.push_back(Reference::parse(container.image));
+            entry.references.emplace_back(container.image.str());
         }
-        index(key, entry);
+        index(at->first, entry);
     }
     ++revision_;
     changed_(key);
@@ -186,8 +186,8 @@ const Namespace* Catalogue::find_namespace(std::string_view name) const {
     return found != namespaces_.end() ? &found->second : nullptr;
 }
 
-const std::set<WorkloadKey>& Catalogue::consumers(const Tag& tag) const {
-    static const std::set<WorkloadKey> kNone;
+const Consumers& Catalogue::consumers(const Tag& tag) const {
+    static const Consumers kNone;
     const auto found = by_tag_.find(tag);
     return found != by_tag_.end() ? found->second : kNone;
 }

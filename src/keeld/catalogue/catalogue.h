@@ -2,6 +2,10 @@
 // run.
 #pragma once
 
+#include <boost/container/flat_set.hpp>
+#include <boost/flyweight.hpp>
+#include <boost/flyweight/key_value.hpp>
+#include <boost/flyweight/no_locking.hpp>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -18,15 +22,16 @@
 #include "core/time.h"
 #include "core/verdict.h"
 #include "keeld/cluster/objects.h"
+#include "keeld/shared_text.h"
 
 namespace keel {
 
 // A digest that pods of a workload run in one container, as imageID reports it.
 struct RunningImage {
-    std::string container;
+    SharedText container;
     bool init = false;
-    std::string digest;    // digest part of imageID; empty: the container has not started yet
-    std::string platform;  // of the pod's node, "linux/amd64"; empty: not known
+    SharedText digest;    // digest part of imageID; empty: the container has not started yet
+    SharedText platform;  // of the pod's node, "linux/amd64"; empty: not known
     int pods = 0;
     Time started{};  // the latest of those that run
 };
@@ -44,14 +49,43 @@ struct Running {
     [[nodiscard]] bool usable() const { return known && !stale; }
 };
 
+// What an image's spelling means, read and kept once for all who write it so. Reads like an
+// Expected<Reference>.
+class SharedReference {
+  public:
+    explicit SharedReference(const std::string& spelling) : parsed_(spelling) {}
+
+    operator const Expected<Reference>&() const { return parsed_.get(); }
+    explicit operator bool() const { return parsed_.get().has_value(); }
+    const Reference* operator->() const { return &*parsed_.get(); }
+
+  private:
+    struct Parsed : Expected<Reference> {
+        explicit Parsed(const std::string& spelling)
+            : Expected<Reference>(Reference::parse(spelling)) {}
+    };
+    boost::flyweight<boost::flyweights::key_value<std::string, Parsed>,
+                     boost::flyweights::no_locking>
+        parsed_;
+};
+
+// Workloads by their keys in the catalogue, in order.
+struct KeyOrder {
+    using is_transparent = void;
+    bool operator()(const WorkloadKey& a, const WorkloadKey& b) const { return a < b; }
+};
+using Consumers = boost::container::flat_set<std::reference_wrapper<const WorkloadKey>, KeyOrder>;
+
 // One workload with what was derived from it.
 struct CatalogueEntry {
     Workload object;
-    std::vector<Expected<Reference>> references;  // beside object.containers
+    std::vector<SharedReference> references;  // beside object.containers
     Running running;
     std::uint64_t changed = 0;  // number of the newest change that may have replaced its pods
     // The planner's newest verdict and its reason, to be counted; absent: not judged yet.
     std::optional<std::pair<Verdict, Reason>> judged{};
+    // What tells its newest decision in the ledger from another one; absent: not looked up yet.
+    std::optional<std::size_t> decided{};
 };
 
 // Kept right by reflectors (begin/upsert/remove/end per collection). Tells who is concerned by a
@@ -88,11 +122,9 @@ class Catalogue {
     }
 
     // The workloads with a container that refers to this tag.
-    [[nodiscard]] const std::set<WorkloadKey>& consumers(const Tag& tag) const;
+    [[nodiscard]] const Consumers& consumers(const Tag& tag) const;
     // Every tag that some workload refers to.
-    [[nodiscard]] const std::unordered_map<Tag, std::set<WorkloadKey>>& by_tag() const {
-        return by_tag_;
-    }
+    [[nodiscard]] const std::unordered_map<Tag, Consumers>& by_tag() const { return by_tag_; }
 
     // What a listing of pods found. `as_of`: changes() before it began; the result is stale where
     // the workload changed since.
@@ -103,6 +135,7 @@ class Catalogue {
     [[nodiscard]] std::uint64_t revision() const { return revision_; }
 
   private:
+    // `key` as it stands in workloads_.
     void index(const WorkloadKey& key, const CatalogueEntry& entry);
     void unindex(const WorkloadKey& key, const CatalogueEntry& entry);
     void namespace_changed(const std::string& name);
@@ -110,7 +143,7 @@ class Catalogue {
     std::function<void(const WorkloadKey&)> changed_;
     std::map<WorkloadKey, CatalogueEntry> workloads_;
     std::map<std::string, Namespace, std::less<>> namespaces_;
-    std::unordered_map<Tag, std::set<WorkloadKey>> by_tag_;
+    std::unordered_map<Tag, Consumers> by_tag_;
     std::uint64_t changes_ = 0;
     std::uint64_t revision_ = 0;
     // What was known when a listing began and has not been seen by it yet.

@@ -70,7 +70,7 @@ class ClusterClient {
     struct ListOptions {
         std::string path;
         std::string query;  // "labelSelector=...", already encoded (query_escape); may be empty
-        int page = 100;
+        int page = 500;
         bool metadata_only = false;
     };
     [[nodiscard]] Task<Expected<std::string>> list(ListOptions options,

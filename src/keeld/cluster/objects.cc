@@ -314,7 +314,6 @@ void append_image_volumes(Fields& fields, const json_t* pod_spec, std::vector<Co
     });
 }
 
-// The selector as `kubectl get -l` takes it: "app=web,tier in (a,b),!legacy".
 std::string selector_text(Fields& fields, const json_t* selector) {
     std::string text;
     const auto add = [&](const std::string& term) {
@@ -588,7 +587,9 @@ Expected<Workload> decode_workload(WorkloadKind kind, const json_t* object,
     workload.observed_generation = fields.integer(status, "observedGeneration", 0);
     workload.annotations = keel_keys(fields, metadata, "annotations");
     workload.labels = keel_keys(fields, metadata, "labels");
-    workload.controller = controller_of(fields, metadata);
+    if (std::optional<Owner> controller = controller_of(fields, metadata)) {
+        workload.controller = std::make_shared<const Owner>(std::move(*controller));
+    }
     workload.writers = writers_of(fields, metadata);
     workload.managed_by =
         fields.string(fields.object(metadata, "labels"), "app.kubernetes.io/managed-by");
@@ -694,6 +695,11 @@ Expected<Identity> decode_identity(const json_t* object) {
     const char* kind = json_string_value(json_object_get(object, "kind"));
     const std::string name = identity.name;
     return checked(fields, object, kind != nullptr ? kind : "object", std::move(identity), name);
+}
+
+std::string selector_text(const json_t* selector) {
+    Fields fields;
+    return selector_text(fields, selector);
 }
 
 std::string digest_of_image_id(std::string_view image_id) {

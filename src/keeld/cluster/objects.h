@@ -1,9 +1,11 @@
 // What keeld keeps of Kubernetes objects: only the fields that decide something.
 #pragma once
 
+#include <boost/container/flat_map.hpp>
 #include <compare>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +13,7 @@
 
 #include "core/expected.h"
 #include "core/time.h"
+#include "keeld/shared_text.h"
 
 struct json_t;
 
@@ -46,12 +49,12 @@ enum class PullPolicy : std::uint8_t { always, if_not_present, never };
 
 // What pulls an image in a pod: a container, or an image volume.
 struct Container {
-    std::string name;   // of an image volume "volume/NAME"
-    std::string image;  // the reference, byte for byte
+    std::string name;  // of an image volume "volume/NAME"
+    SharedText image;  // the reference, byte for byte
     PullPolicy pull = PullPolicy::always;
     bool init = false;
-    bool volume = false;                        // pods do not tell what content they have of it
-    std::vector<std::string> image_managers{};  // field managers of its image, by managedFields
+    bool volume = false;                       // pods do not tell what content they have of it
+    std::vector<SharedText> image_managers{};  // field managers of its image, by managedFields
 
     // As the template calls it.
     [[nodiscard]] std::string_view own_name() const;
@@ -66,7 +69,7 @@ struct Owner {
 
 // Annotations and labels whose keys begin with "keel.sh/" or "keel.observer/"; nothing else is
 // kept.
-using KeelKeys = std::map<std::string, std::string, std::less<>>;
+using KeelKeys = boost::container::flat_map<std::string, std::string, std::less<>>;
 
 // What the pod template says about the architecture or the operating system of its nodes.
 struct NodeRule {
@@ -102,11 +105,11 @@ struct Workload {
     std::string service_account;                    // of the pod template; empty: "default"
     std::vector<std::vector<NodeRule>> node_terms;  // nodeSelector and required nodeAffinity: one
                                                     // of them holds as a whole; empty: any node
-    std::string selector;             // label selector in query form; empty for CronJobs
-    std::optional<Owner> controller;  // ownerReference with controller: true
-    std::string managed_by;           // label app.kubernetes.io/managed-by
-    std::string marker;               // template annotation named by the restart key, or empty
-    int replicas = 1;                 // wanted; for DaemonSets desiredNumberScheduled
+    std::string selector;                     // label selector in query form; empty for CronJobs
+    std::shared_ptr<const Owner> controller;  // ownerReference with controller: true; or null
+    std::string managed_by;                   // label app.kubernetes.io/managed-by
+    std::string marker;  // template annotation named by the restart key, or empty
+    int replicas = 1;    // wanted; for DaemonSets desiredNumberScheduled
     int updated = 0;
     int ready = 0;
     int available = 0;
@@ -191,6 +194,10 @@ struct Identity {
 [[nodiscard]] Expected<Namespace> decode_namespace(const json_t* object);
 [[nodiscard]] Expected<Pod> decode_pod(const json_t* object);
 [[nodiscard]] Expected<Identity> decode_identity(const json_t* object);
+
+// A LabelSelector as `kubectl get -l` takes it: "app=web,tier in (a,b),!legacy"; what it has of a
+// wrong type is left out.
+[[nodiscard]] std::string selector_text(const json_t* selector);
 
 // "registry/repo@sha256:…", "docker-pullable://…@sha256:…", "sha256:…" (a config digest); empty if
 // there is none.

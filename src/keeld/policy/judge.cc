@@ -74,7 +74,7 @@ class Judge {
         }
         if (!verdict.tag) {
             return say(verdict, Reason::no_tag,
-                       container.image + " names a digest and no tag: nothing can move");
+                       container.image.str() + " names a digest and no tag: nothing can move");
         }
         if (auto blocked = block_by_kind(verdict, *reference)) {
             return *blocked;
@@ -86,9 +86,9 @@ class Judge {
         }
         const Freedom freedom = freedom_of(container, *reference);
         if (reference->digest && !freedom.digest && !freedom.tag) {
-            return say(
-                verdict, Reason::pinned,
-                container.image + " is pinned to a digest; remove the digest to follow the tag");
+            return say(verdict, Reason::pinned,
+                       container.image.str() +
+                           " is pinned to a digest; remove the digest to follow the tag");
         }
         ContainerVerdict by_digest = judge_digest(verdict, container, *reference, freedom);
         return judge_tag(std::move(by_digest), container, *reference, freedom);
@@ -109,7 +109,8 @@ class Judge {
         Freedom freedom;
         freedom.tag = !force;
         if (reference.digest) {
-            const bool ours = knowledge_.wrote(workload_.uid, container.name, container.image);
+            const bool ours =
+                knowledge_.wrote(workload_.uid, container.name, container.image.str());
             freedom.digest = ours || (force && own);
             freedom.tag = !force && (ours || own);
         }
@@ -140,9 +141,10 @@ class Judge {
         if ((!found && workload_.managed_by.empty()) || allowed("keel.sh/second-owner")) {
             return "";
         }
-        return (found ? "the field manager " + *owner + " writes its image, too (managedFields)"
-                      : "the label app.kubernetes.io/managed-by says that " + workload_.managed_by +
-                            " writes it, too") +
+        return (found
+                    ? "the field manager " + owner->str() + " writes its image, too (managedFields)"
+                    : "the label app.kubernetes.io/managed-by says that " + workload_.managed_by +
+                          " writes it, too") +
                ", and would set it back; the annotation keel.sh/second-owner: allow releases it";
     }
 
@@ -260,7 +262,7 @@ class Judge {
             if (!freedom.digest || !image) {
                 return say(verdict, Reason::pinned,
                            "the tag answers " + brief(wanted.to_string()) + ", and " +
-                               container.image +
+                               container.image.str() +
                                " is pinned; only a newer tag would replace the digest");
             }
             verdict.target->image = *image;
@@ -596,14 +598,14 @@ class Judge {
         const std::optional<std::string> image = reference.with_tag(tag.name, candidate.digest);
         if (!image) {
             return beside_digest(std::move(by_digest), Reason::reference_invalid,
-                                 container.image + " cannot name " + tag.name);
+                                 container.image.str() + " cannot name " + tag.name);
         }
         ContainerVerdict verdict = by_digest;
         verdict.allowed = tag.name;
         verdict.revert = false;
         verdict.would_change = false;
         verdict.target = Target{container.name,   tag,    runs_most(container),
-                                candidate.digest, *image, container.image};
+                                candidate.digest, *image, container.image.str()};
         if (const std::string owner = second_owner(container); !owner.empty()) {
             return beside_digest(std::move(by_digest), Reason::second_owner,
                                  sentence + ", but " + owner);
@@ -708,7 +710,7 @@ class Judge {
         std::set<std::string> platforms;
         for (const RunningImage& image : entry_.running.images) {
             if (image.container == container.name && image.init == container.init) {
-                platforms.insert(image.platform);
+                platforms.insert(image.platform.str());
             }
         }
         if (platforms.empty()) {
@@ -787,7 +789,7 @@ class Judge {
         const std::vector<std::string> nodes = nodes_allowed();
         for (const RunningImage& image : entry_.running.images) {
             if (!image.platform.empty() && workload_.runs_on(image.platform)) {
-                needed.insert(image.platform);
+                needed.insert(image.platform.str());
             }
         }
         for (const Digest& digest : runs(container)) {
@@ -828,7 +830,7 @@ class Judge {
                 most = &image;
             }
         }
-        return most != nullptr ? most->digest : "";
+        return most != nullptr ? most->digest.str() : "";
     }
 
     Comparison compare(const Container& container, const Tag& tag, const Digest& target) {
@@ -850,22 +852,22 @@ class Judge {
                 continue;
             }
             const SameContent same =
-                reported ? compare_one(tag, *reported, target, content, image.platform)
+                reported ? compare_one(tag, *reported, target, content, image.platform.str())
                          : SameContent::different;
             // A node takes an image without an index whatever its config says. Where one runs that
             // is marked for another platform, the mark of the next tells nothing.
             const Content* runs = reported ? knowledge_.content(*reported) : nullptr;
-            const bool mismarked =
-                runs != nullptr && runs->kind == ManifestKind::image && lacks(runs, image.platform);
-            if (lacks(content, image.platform) &&
+            const bool mismarked = runs != nullptr && runs->kind == ManifestKind::image &&
+                                   lacks(runs, image.platform.str());
+            if (lacks(content, image.platform.str()) &&
                 !(mismarked && content->kind == ManifestKind::image)) {
-                found.missing = image.platform;
+                found.missing = image.platform.str();
             }
             unknown = unknown || same == SameContent::unknown;
             by_content = by_content || same == SameContent::same;
             if (same == SameContent::different && image.pods > most) {
                 most = image.pods;
-                found.from = image.digest;
+                found.from = image.digest.str();
                 found.newer = is_newer(*info, reported, target);
             }
         }

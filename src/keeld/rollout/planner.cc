@@ -18,8 +18,8 @@ constexpr auto kSettle = std::chrono::seconds(1);
 constexpr auto kBaselineRetry = std::chrono::seconds(5);
 
 // What makes a decision another one than before.
-std::string signature(const Entry& line) {
-    return line.uid + line.code + line.container + line.to;
+std::size_t signature(const Entry& line) {
+    return std::hash<std::string>{}(line.uid + line.code + line.container + line.to);
 }
 
 // What a workload wants of a tag that one of its containers refers to, or may change to.
@@ -46,7 +46,8 @@ void Planner::reconsider(const WorkloadKey& key) {
 }
 
 void Planner::reconsider(const Tag& tag) {
-    std::set<WorkloadKey> concerned = parts_.catalogue.consumers(tag);
+    const Consumers& consumers = parts_.catalogue.consumers(tag);
+    std::set<WorkloadKey> concerned(consumers.begin(), consumers.end());
     if (const auto found = askers_.find(tag); found != askers_.end()) {
         concerned.insert(found->second.begin(), found->second.end());
     }
@@ -211,7 +212,6 @@ void Planner::consider(const WorkloadKey& key) {
     CatalogueEntry* entry = parts_.catalogue.find(key);
     faulty_.erase(key);
     if (entry == nullptr) {
-        decided_.erase(key);
         wake_at(key, std::nullopt);
         ask(key, {});
         parts_.rollouts->notify(key);
@@ -310,7 +310,7 @@ void Planner::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     }
 }
 
-void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
+void Planner::log_decision(const WorkloadKey& key, CatalogueEntry& entry,
                            const WorkloadVerdict& verdict) {
     const bool asking =
         std::ranges::any_of(verdict.containers, [this](const ContainerVerdict& one) {
@@ -341,17 +341,17 @@ void Planner::log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
         }
     }
     const bool telling = verdict.verdict == Verdict::roll || verdict.verdict == Verdict::blocked;
-    const auto [at, first] = decided_.try_emplace(key);
-    if (first && telling) {
+    if (!entry.decided && telling) {
         // After a restart: the ledger knows what was decided last.
         EntryQuery query;
         query.workload = key.to_string();
         query.kind = EntryKind::decided;
         query.limit = 1;
         const std::vector<Entry> last = parts_.ledger.entries(query);
-        at->second = last.empty() ? "" : signature(last.front());
+        entry.decided = last.empty() ? 0 : signature(last.front());
     }
-    if (std::exchange(at->second, signature(line)) != at->second && telling) {
+    const std::size_t now = signature(line);
+    if (std::exchange(entry.decided, now) != now && telling) {
         parts_.ledger.append(std::move(line));
     }
 }

@@ -93,7 +93,7 @@ class Planner {
     void tell(const WorkloadKey& key, const CatalogueEntry* entry, const WorkloadVerdict& verdict);
     void wake_at(const WorkloadKey& key, std::optional<Time> moment);
     void take_due();
-    void log_decision(const WorkloadKey& key, const CatalogueEntry& entry,
+    void log_decision(const WorkloadKey& key, CatalogueEntry& entry,
                       const WorkloadVerdict& verdict);
     void follow(const Tag& tag, const Wish& wish);
     void ask(const WorkloadKey& key, const WorkloadVerdict& verdict);
@@ -113,7 +113,6 @@ class Planner {
     std::unordered_map<Tag, std::set<WorkloadKey>> askers_;
     std::map<WorkloadKey, std::set<Tag>> asked_;
     std::map<WorkloadKey, std::string> faulty_;
-    std::map<WorkloadKey, std::string> decided_;  // the newest decision in the ledger, as one text
     std::map<Digest, std::set<Tag>>
         fetching_;  // contents on their way, and whose workloads wait for them
     struct Failure {

@@ -21,7 +21,7 @@ std::optional<Obstacle> judge_effect(const Workload& would_be, const RolloutRow&
         const Container* there = would_be.find_container(target.container);
         if (!target.image.empty() && there != nullptr && there->image != target.image) {
             what = "the image of " + target.container + " (" + target.image + " becomes " +
-                   there->image + ")";
+                   there->image.str() + ")";
         }
     }
     return Obstacle{"write-without-effect",

@@ -40,8 +40,9 @@ TEST_F(CatalogueTest, TagsLeadToWorkloadsHoweverTheyAreSpelled) {
     catalogue.upsert(deployment("b", "two", {container("app", "docker.io/library/nginx:1.27")}));
     catalogue.upsert(deployment("b", "three", {container("app", "nginx:1.28")}));
     catalogue.upsert(deployment("b", "four", {container("app", "Not A Reference")}));
-    EXPECT_EQ(catalogue.consumers(tag()),
-              (std::set<WorkloadKey>{key("a", "one"), key("b", "two")}));
+    const Consumers& both = catalogue.consumers(tag());
+    EXPECT_EQ(std::vector<WorkloadKey>(both.begin(), both.end()),
+              (std::vector{key("a", "one"), key("b", "two")}));
     EXPECT_EQ(catalogue.by_tag().size(), 2U);
     EXPECT_TRUE(catalogue.consumers(tag("none")).empty());
 }

@@ -482,7 +482,7 @@ TEST(Objects, O1_WhoWroteAnImageIsKept) {
         "volumes": [{"name": "models", "image": {"reference": "v"}}]}}}})");
     const Expected<Workload> workload = decode_workload(WorkloadKind::deployment, object.get(), "");
     ASSERT_TRUE(workload) << workload.error().text;
-    using Names = std::vector<std::string>;
+    using Names = std::vector<SharedText>;
     EXPECT_EQ(workload->managed_by, "Helm");
     EXPECT_EQ(workload->find_container("app")->image_managers, (Names{"helm", "HashiCorp"}));
     EXPECT_EQ(workload->find_container("side")->image_managers, Names{});

@@ -139,6 +139,10 @@ class World {
     Time now = at(10);
 };
 
+std::shared_ptr<const Owner> owner() {
+    return std::make_shared<const Owner>(Owner{"x/v1", "Database", "pg", "uid-pg"});
+}
+
 std::string name_of(Reason reason) {
     return std::string(to_string(reason));
 }
@@ -293,18 +297,18 @@ INSTANTIATE_TEST_SUITE_P(
              Reason::digest_moved},
         Case{"S2_OperatorOwned",
              [](World& w) {
-                 w.workload.controller = Owner{"x/v1", "Database", "pg", "uid-pg"};
+                 w.workload.controller = owner();
              },
              Reason::operator_owned},
         Case{"S2_OperatorOwnedNotReleasedByTheOtherKey",
              [](World& w) {
-                 w.workload.controller = Owner{"x/v1", "Database", "pg", "uid-pg"};
+                 w.workload.controller = owner();
                  annotate(w, "keel.sh/stateful", "allow");
              },
              Reason::operator_owned},
         Case{"S2_OperatorOwnedReleased",
              [](World& w) {
-                 w.workload.controller = Owner{"x/v1", "Database", "pg", "uid-pg"};
+                 w.workload.controller = owner();
                  annotate(w, "keel.sh/operator-owned", "allow");
              },
              Reason::digest_moved},
@@ -468,10 +472,7 @@ TEST(JudgeOrder, TheFirstReasonOfTheListIsTold) {
     const std::vector<std::pair<Reason, std::function<void(World&)>>> order{
         {Reason::policy_invalid, [](World& w) { annotate(w, "keel.sh/policy", "no"); }},
         {Reason::stateful, [](World& w) { w.config.stateful_images = {"*/nginx"}; }},
-        {Reason::operator_owned,
-         [](World& w) {
-             w.workload.controller = Owner{"x/v1", "Database", "pg", "uid-pg"};
-         }},
+        {Reason::operator_owned, [](World& w) { w.workload.controller = owner(); }},
         {Reason::target_rejected,
          [](World& w) { w.rejected["uid-web app " + digest('b').to_string()] = "it crashed"; }},
         {Reason::rollout_stalled,

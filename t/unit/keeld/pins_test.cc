@@ -23,7 +23,7 @@ class PinsTest : public testing::Test {
     [[nodiscard]] std::vector<Pin> pins() {
         entry.references.clear();
         for (const Container& one : entry.object.containers) {
-            entry.references.push_back(Reference::parse(one.image));
+            entry.references.emplace_back(one.image.str());
         }
         return pins_of(entry, tags, [this](const Digest& one) {
             const auto found = contents.find(one);
@@ -46,7 +46,8 @@ TEST_F(PinsTest, WhatRunsIsNamedInTheSpellingOfTheField) {
     EXPECT_EQ(found[0].pinned, "docker.io/nginx:1.27@" + digest('a').to_string());
     EXPECT_EQ(found[0].pods, 2);
     EXPECT_EQ(found[0].note, "");
-    entry.object.containers[0].image += "@" + digest('a').to_string();
+    entry.object.containers[0].image =
+        entry.object.containers[0].image.str() + "@" + digest('a').to_string();
     EXPECT_EQ(pins()[0].pinned, entry.object.containers[0].image) << "a pin stays as it is";
 }
 

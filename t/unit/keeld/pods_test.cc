@@ -72,7 +72,7 @@ class PodsTest : public testing::Test {
     [[nodiscard]] std::string images() {
         std::map<std::string, int> counted;
         for (const RunningImage& image : running().images)
-            counted[image.digest.substr(7, 1) + " on " + image.platform] += image.pods;
+            counted[image.digest.str().substr(7, 1) + " on " + image.platform.str()] += image.pods;
         std::string all;
         for (const auto& [what, pods] : counted)
             all += (all.empty() ? "" : ", ") + std::to_string(pods) + " " + what;

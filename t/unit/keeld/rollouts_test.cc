@@ -172,9 +172,9 @@ class RolloutsTest : public testing::Test {
             const Container& one = entry.object.containers[i];
             if (one.image != "nginx:" + name) continue;
             const Digest& to = tags.find(tag(goal->second))->pulled();
-            result.targets.push_back({one.name, tag(goal->second),
-                                      one.volume ? "" : digest('a').to_string(), to,
-                                      *entry.references[i]->with_tag(goal->second, to), one.image});
+            result.targets.push_back(
+                {one.name, tag(goal->second), one.volume ? "" : digest('a').to_string(), to,
+                 *entry.references[i]->with_tag(goal->second, to), one.image.str()});
         }
         return result;
     }

@@ -226,7 +226,8 @@ TEST_F(WatchesTest, D1_ANodeThatBypassesTheCaches) {
     workload.containers.front().pull = PullPolicy::if_not_present;
     EXPECT_EQ(only().state, "fine") << "the node had it";
     workload.containers.front().pull = PullPolicy::always;
-    workload.containers.front().image += "@" + digest('a').to_string();
+    workload.containers.front().image =
+        workload.containers.front().image.str() + "@" + digest('a').to_string();
     EXPECT_EQ(only().state, "fine") << "asked for by its digest";
     workload.containers.front().image = "docker.io/library/nginx:1.27";
     EXPECT_EQ(only().state, "bypassed");

@@ -151,6 +151,11 @@ constexpr auto kKeys = std::to_array<Key>({
     {"phases.settings.stateful", true},
     {"phases.settings.operator-owned", true},
     {"phases.settings.second-owner", true},
+    {"phases.settings.all-at-once", true},
+    {"phases.settings.disruption-budget", true},
+    {"phases.settings.draining", true},
+    {"phases.settings.host-port-in-use", true},
+    {"phases.settings.volume-in-use", true},
     {"groups", true},
     {"groups.name", true},
     {"groups.workloads", true},
@@ -1225,6 +1230,11 @@ void Reader::read_phase_settings(const Section& section, PhaseConfig& phase) {
         {"stateful", one_of({"allow"})},
         {"operator-owned", one_of({"allow"})},
         {"second-owner", one_of({"allow"})},
+        {"all-at-once", one_of({"allow"})},
+        {"disruption-budget", one_of({"allow"})},
+        {"draining", one_of({"allow"})},
+        {"host-port-in-use", one_of({"allow"})},
+        {"volume-in-use", one_of({"allow"})},
     };
     for (const auto& [key, check] : kinds) {
         std::string value;

@@ -55,6 +55,10 @@ std::vector<Need> needs_in(const std::string& ns) {
     add("apps", "statefulsets", {"patch"}, true);
     add("apps", "daemonsets", {"patch"}, true);
     add("batch", "cronjobs", {"patch"}, true);
+    // Preflight; pods by dry runs alone.
+    add("", "pods", {"create"}, true);
+    add("", "persistentvolumeclaims", {"get"}, true);
+    add("policy", "poddisruptionbudgets", {"list"}, true);
     return needs;
 }
 

@@ -16,6 +16,10 @@ KINDS = {
     "configmaps": "/api/v1",
     "secrets": "/api/v1",
     "serviceaccounts": "/api/v1",
+    "resourcequotas": "/api/v1",
+    "limitranges": "/api/v1",
+    "persistentvolumes": "/api/v1",
+    "persistentvolumeclaims": "/api/v1",
     "deployments": "/apis/apps/v1",
     "statefulsets": "/apis/apps/v1",
     "daemonsets": "/apis/apps/v1",
@@ -28,6 +32,7 @@ KINDS = {
     "clusterrolebindings": "/apis/rbac.authorization.k8s.io/v1",
     "roles": "/apis/rbac.authorization.k8s.io/v1",
     "rolebindings": "/apis/rbac.authorization.k8s.io/v1",
+    "poddisruptionbudgets": "/apis/policy/v1",
 }
 PATCH_TYPES = {
     "merge": "application/merge-patch+json",

@@ -200,7 +200,9 @@ void Rollouts::reconfigured() {
 }
 
 Rollouts::Rollouts(Parts parts)
-    : parts_(std::move(parts)), pacing_(parts_.config.pacing, paced_since()) {
+    : parts_(std::move(parts)),
+      surroundings_(parts_.cluster, parts_.clock),
+      pacing_(parts_.config.pacing, paced_since()) {
     for (const DocumentRow& row : parts_.ledger.documents(kRetry)) {
         const Json json = parse_json(row.json);
         retried_[row.key] = parse_time(text_of(json.get(), "at")).value_or(Time{});
@@ -1233,7 +1235,8 @@ Task<Rollouts::Pull> Rollouts::ask_what_a_pull_gets(Handle rollout) {
 }
 
 // A dry run of the very patch, on whatever state the object is in: the write itself is for the one
-// that is known.
+// that is known. Then what is around it, unless it goes back: what is broken goes back whatever a
+// budget says.
 Task<Rollouts::Ready> Rollouts::look_before(Handle rollout) {
     if (!may_write() || !still_the_same(rollout)) {
         co_return Ready::not_due;
@@ -1245,7 +1248,7 @@ Task<Rollouts::Ready> Rollouts::look_before(Handle rollout) {
     any.resource_version.clear();
     const Patch patch = patch_of(any, row, targets);
     const std::string path = rollout->key.path() + "?fieldManager=keeld&dryRun=All";
-    const Expected<Json> answer = co_await parts_.cluster.patch(path, patch.type, patch.body);
+    Expected<Json> answer = co_await parts_.cluster.patch(path, patch.type, patch.body);
     const Expected<Workload> would_be =
         answer ? decode_workload(rollout->key.kind, answer->get(), row.marker_key)
                : tl::unexpected<Error>(answer.error());
@@ -1256,8 +1259,33 @@ Task<Rollouts::Ready> Rollouts::look_before(Handle rollout) {
     if (!would_be) {
         co_return Ready::unanswered;
     }
+    if (!goes_back(rollout)) {
+        const WorkloadKey key = rollout->key;
+        const CatalogueEntry* entry = parts_.catalogue.find(key);
+        const bool crashing = entry != nullptr && entry->running.crashing > 0;
+        const Surroundings::Allowed allowed = [this, key](const std::string& code) {
+            return is_released(key, code);
+        };
+        Surroundings::Found found =
+            co_await surroundings_.look(*would_be, std::move(*answer), crashing, allowed);
+        if (!found) {
+            co_return Ready::unanswered;
+        }
+        if (*found) {
+            block(rollout, std::move(**found));
+            co_return Ready::blocked;
+        }
+    }
     obstacles_.erase(rollout->key);
     co_return Ready::yes;
+}
+
+bool Rollouts::is_released(const WorkloadKey& key, const std::string& obstacle) const {
+    const CatalogueEntry* entry = parts_.catalogue.find(key);
+    return entry != nullptr &&
+           effective_setting(entry->object, parts_.catalogue.find_namespace(key.ns), parts_.config,
+                             "keel.sh/" + obstacle, "")
+                   .value == "allow";
 }
 
 // Told once for each cause (N1), and looked at again later and later, or when the object changes.

@@ -34,6 +34,7 @@
 #include "keeld/rollout/pacing.h"
 #include "keeld/rollout/preflight.h"
 #include "keeld/rollout/soak.h"
+#include "keeld/rollout/surroundings.h"
 #include "keeld/signal.h"
 
 namespace keel {
@@ -234,6 +235,7 @@ class Rollouts {
     Task<Pull> ask_what_a_pull_gets(Handle rollout);
     enum class Ready : std::uint8_t { yes, blocked, unanswered, not_due };
     Task<Ready> look_before(Handle rollout);
+    [[nodiscard]] bool is_released(const WorkloadKey& key, const std::string& obstacle) const;
     void block(const Handle& rollout, Obstacle obstacle);
     [[nodiscard]] std::optional<ClosedGate> obstacle_gate(const WorkloadKey& key,
                                                           const WorkloadVerdict& verdict) const;
@@ -272,6 +274,7 @@ class Rollouts {
     Task<bool> make_durable(Handle rollout);
 
     Parts parts_;
+    Surroundings surroundings_;
     Pacing pacing_;
     std::map<WorkloadKey, Handle> active_;
     std::map<std::string, std::string> rejected_;  // "uid tag digest" → why

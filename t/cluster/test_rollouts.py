@@ -256,7 +256,7 @@ def test_r3_what_crashes_after_its_proof_fails_in_its_soak(lab, namespace):
 def test_r4_a_full_cluster_is_no_fault_of_the_content(lab, namespace):
     """No node takes the new pod until the deadline: told, not rejected, not written again; it arrives when one does."""
     lab.push("full/app", "latest", "one")
-    lab.kube.create(deployment(namespace, "app", lab.image("full/app:latest")))
+    lab.kube.create(deployment(namespace, "app", lab.image("full/app:latest"), annotations={"keel.sh/draining": "allow"}))
     name = f"Deployment/{namespace}/app"
     wait_rolled_out(lab, name)
     wait_reason(lab, name, "up-to-date")

@@ -81,11 +81,12 @@ def test_d1_a_watch_that_cannot_fire_is_an_alert_and_all_that_is_asked_for_exist
     stage.kube.create(deployment("alerts", "vain", stage.image("team/alerts:absent"), replicas=0))
 
     def alert():
-        return prometheus.query('ALERTS{alertname="KeelWatchCannotFire"}')
+        """[(job, code of the problem)] of what is pending"""
+        pending = prometheus.query('ALERTS{alertname="KeelWatchCannotFire"}')
+        return [(one["metric"]["job"], one["metric"]["state"]) for one in pending]
 
     try:
-        found = wait_for("the alert is pending", alert, 60)
-        assert [(one["metric"]["job"], one["metric"]["state"]) for one in found] == [("keeld", "not-found")]
+        wait_for("the alert is pending, and no other", lambda: alert() == [("keeld", "not-found")], 60)
         code, out, _ = stage.keeld.ctl("audit", "watches")
         assert code == 1 and "not-found" in out and "Deployment/alerts/vain" in out
 

@@ -457,7 +457,7 @@ def test_p7_nothing_in_the_admission_path(lab):
     for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "validatingadmissionpolicies"):
         assert lab.kube.call("GET", f"{group}/{kind}")["items"] == []
     asked = {entry.get("objectRef", {}).get("apiGroup", "") for entry in requests(lab)}
-    assert asked == {"", "apps", "batch", "authorization.k8s.io", "coordination.k8s.io"}
+    assert asked == {"", "apps", "batch", "authorization.k8s.io", "coordination.k8s.io", "policy"}  # policy: budgets
 
 
 def test_v2_a_first_sight_without_history_is_unconfirmed(lab, namespace):

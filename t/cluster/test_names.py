@@ -8,6 +8,7 @@ from module.cache import REGISTRY, Cache, Receiver, push
 from lab.ports import free_port
 from lab.process import program
 from lab.registry import Registry
+from lab.wait import wait_for
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a mount namespace needs root")
 
@@ -46,7 +47,12 @@ def test_a_companion_that_moves_is_followed(tmp_path):
                 nginx.pull("test/app")
                 two.wait(tag, second, 30)
                 assert len(one.events()) == 1
-                assert nginx.api("status")[1]["companions"][0]["acked"] == nginx.api("status")[1]["seq"]
+
+                def acked():
+                    status = nginx.api("status")[1]
+                    return status["companions"][0]["acked"] == status["seq"]
+
+                wait_for("the second one has acknowledged everything", acked, 10)
         finally:
             one.stop()
             two.stop()

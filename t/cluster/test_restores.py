@@ -110,7 +110,11 @@ def test_r4_no_healthy_neighbour_is_taken_back(lab, own):
     assert name in stuck and neighbour in stuck
     assert lab.image("back/shared:latest") not in holds(lab)
     assert [one["code"] for one in entries(lab, workload=name, kind="refused")] == ["restore-stuck"]
-    assert first.digest in [item["digest"] for item in running(lab, name)], "the pod that was there still serves"
+
+    def serves():
+        return first.digest in [item["digest"] for item in running(lab, name)]
+
+    wait_for("the pod that was there still serves", serves, 30)
     assert [item["digest"] for item in running(lab, neighbour)] == [bad.digest]
     assert (patches(lab, name), patches(lab, neighbour)) == ([200], [200])
 

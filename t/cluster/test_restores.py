@@ -97,6 +97,8 @@ def test_s1_a_bad_newer_tag_goes_back_to_the_image_before(lab, own):
 def test_r4_no_healthy_neighbour_is_taken_back(lab, own):
     """Another workload is well with the build that one fails on: no hold, and a person is asked, once."""
     name, first = run_first(lab, own, "back/shared", annotations=REVERSIBLE)
+    # A container that crashes may be ready for a moment, in which the Deployment would end the old pod.
+    lab.kube.patch("deployments", own, "app", {"spec": {"minReadySeconds": 5}})
     beside = deployment(own, "beside", lab.image("back/shared:latest"))
     beside["spec"]["template"]["spec"]["containers"][0]["command"] = ["/bin/start"]
     lab.kube.create(beside)

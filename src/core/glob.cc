@@ -5,8 +5,15 @@
 namespace keel {
 
 // A star takes as little as it can, and more when the rest does not fit; earlier stars need not be
-// tried again.
+// tried again. What follows the last one has its place at the end, which most texts do not share.
 bool matches_glob(std::string_view pattern, std::string_view text) noexcept {
+    while (!pattern.empty() && pattern.back() != '*') {
+        if (text.empty() || (pattern.back() != '?' && pattern.back() != text.back())) {
+            return false;
+        }
+        pattern.remove_suffix(1);
+        text.remove_suffix(1);
+    }
     std::size_t p = 0;
     std::size_t t = 0;
     std::size_t star = std::string_view::npos;

@@ -968,7 +968,7 @@ ApiResponse Views::workload(const std::string& text) {
     for (std::size_t i = 0; i < verdict.containers.size(); ++i) {
         json_array_append_new(
             containers,
-            container_detail(*entry, i, verdict.containers[i], verdict.settings).release());
+            container_detail(*entry, i, verdict.containers[i], *verdict.settings).release());
     }
     json_object_set_new(root.get(), "containers", containers);
     json_object_set_new(root.get(), "rollout",

@@ -266,7 +266,8 @@ void each_watch(const WatchParts& parts, Time now, const std::function<void(cons
         if (!standing_of(entry.object, ns, parts.config, parts.phases).ours) {
             continue;
         }
-        const WorkloadSettings settings = settings_of(entry.object, ns, parts.config);
+        const auto shared = shared_settings_of(entry.object, ns, parts.config);
+        const WorkloadSettings& settings = *shared;
         for (std::size_t i = 0; i < entry.references.size(); ++i) {
             const Container& container = entry.object.containers[i];
             if (!settings.monitors(container.own_name())) {

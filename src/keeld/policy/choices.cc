@@ -17,9 +17,10 @@ std::string key_of(const Tag& tag, const WorkloadSettings& settings) {
 
 }  // namespace
 
-Choice Choices::choose(const Listing& listing, const Tag& current, const WorkloadSettings& settings,
-                       const std::function<std::optional<std::uint64_t>(const Tag&)>& first_seen,
-                       const std::vector<std::string>& passed_over) {
+const Choice& Choices::choose(
+    const Listing& listing, const Tag& current, const WorkloadSettings& settings,
+    const std::function<std::optional<std::uint64_t>(const Tag&)>& first_seen,
+    const std::vector<std::string>& passed_over) {
     const std::string key = passed_over.empty() ? key_of(current, settings) : "";
     if (const auto found = kept_.find(key);
         found != kept_.end() && found->second.number == listing.number) {
@@ -38,13 +39,15 @@ Choice Choices::choose(const Listing& listing, const Tag& current, const Workloa
                             settings.step.parsed, &seen, passed});
     Choice choice{chosen.reason, std::string(chosen.selected), std::string(chosen.beyond),
                   sentence(policy, current.name, chosen)};
-    if (passed_over.empty()) {
-        if (kept_.size() >= kKept) {
-            kept_.clear();
-        }
-        kept_[key] = Kept{listing.number, choice};
+    if (!passed_over.empty()) {
+        return last_ = std::move(choice);
     }
-    return choice;
+    if (kept_.size() >= kKept) {
+        kept_.clear();
+    }
+    Kept& kept = kept_[key];
+    kept = Kept{listing.number, std::move(choice)};
+    return kept.choice;
 }
 
 }  // namespace keel

@@ -26,8 +26,8 @@ struct Choice {
 class Choices {
   public:
     // `first_seen`: the number of the list that had the tag first. `passed_over`: names that are
-    // not to be had.
-    [[nodiscard]] Choice choose(
+    // not to be had. Valid until the next call.
+    [[nodiscard]] const Choice& choose(
         const Listing& listing, const Tag& current, const WorkloadSettings& settings,
         const std::function<std::optional<std::uint64_t>(const Tag&)>& first_seen,
         const std::vector<std::string>& passed_over);
@@ -38,6 +38,7 @@ class Choices {
         Choice choice;
     };
     std::unordered_map<std::string, Kept> kept_;
+    Choice last_;  // with names that were passed over: not kept
 };
 
 }  // namespace keel

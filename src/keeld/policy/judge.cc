@@ -35,8 +35,10 @@ class Judge {
 
     WorkloadVerdict run() {
         const Namespace* ns = knowledge_.catalogue.find_namespace(workload_.key.ns);
-        result_.standing = standing_of(workload_, ns, knowledge_.config, knowledge_.phases);
-        result_.settings = settings_of(workload_, ns, knowledge_.config);
+        result_.settings = shared_settings_of(workload_, ns, knowledge_.config);
+        result_.standing = standing_of(workload_, ns, knowledge_.config, knowledge_.phases,
+                                       result_.settings->policy);
+        result_.containers.reserve(workload_.containers.size());
         for (std::size_t i = 0; i < workload_.containers.size(); ++i) {
             result_.containers.push_back(judge_container(i));
         }
@@ -48,11 +50,18 @@ class Judge {
     }
 
   private:
-    ContainerVerdict say(ContainerVerdict verdict, Reason reason, std::string sentence) const {
+    // Takes what `verdict` holds.
+    static ContainerVerdict say(ContainerVerdict& verdict, Reason reason, std::string sentence) {
         verdict.reason = reason;
         verdict.verdict = verdict_of(reason);
         verdict.sentence = std::move(sentence);
-        return verdict;
+        return std::move(verdict);
+    }
+    // Leaves it.
+    static ContainerVerdict say(const ContainerVerdict& verdict, Reason reason,
+                                std::string sentence) {
+        ContainerVerdict copy = verdict;
+        return say(copy, reason, std::move(sentence));
     }
 
     ContainerVerdict judge_container(std::size_t at) {
@@ -66,7 +75,7 @@ class Judge {
         if (!standing.ours) {
             return say(verdict, standing.reason, standing.sentence);
         }
-        if (const WorkloadSettings::Fault* fault = result_.settings.blocking()) {
+        if (const WorkloadSettings::Fault* fault = result_.settings->blocking()) {
             return say(verdict, Reason::policy_invalid, fault->text);
         }
         if (!reference) {
@@ -79,10 +88,10 @@ class Judge {
         if (auto blocked = block_by_kind(verdict, *reference)) {
             return *blocked;
         }
-        if (!result_.settings.monitors(container.own_name())) {
+        if (!result_.settings->monitors(container.own_name())) {
             return say(verdict, Reason::not_monitored,
-                       "keel.sh/monitorContainers (" + result_.settings.monitor_containers.layer +
-                           ") leaves it out: " + result_.settings.monitor_containers.value);
+                       "keel.sh/monitorContainers (" + result_.settings->monitor_containers.layer +
+                           ") leaves it out: " + result_.settings->monitor_containers.value);
         }
         const Freedom freedom = freedom_of(container, *reference);
         if (reference->digest && !freedom.digest && !freedom.tag) {
@@ -90,7 +99,8 @@ class Judge {
                        container.image.str() +
                            " is pinned to a digest; remove the digest to follow the tag");
         }
-        ContainerVerdict by_digest = judge_digest(verdict, container, *reference, freedom);
+        ContainerVerdict by_digest =
+            judge_digest(std::move(verdict), container, *reference, freedom);
         return judge_tag(std::move(by_digest), container, *reference, freedom);
     }
 
@@ -102,7 +112,7 @@ class Judge {
         const char* why_not_tag = "";
     };
     Freedom freedom_of(const Container& container, const Reference& reference) const {
-        const WorkloadSettings& settings = result_.settings;
+        const WorkloadSettings& settings = *result_.settings;
         const Policy::Kind kind = settings.policy.parsed.kind();
         const bool own = settings.policy.is_own();
         const bool force = kind == Policy::Kind::force;
@@ -374,7 +384,7 @@ class Judge {
     // ages on its own, and one that came back is as old as it was. One that a person holds the tag
     // at is not kept waiting.
     std::optional<std::string> too_young(const TagInfo& info, const Digest& digest) {
-        const Parsed<Millis>& least = result_.settings.min_age;
+        const Parsed<Millis>& least = result_.settings->min_age;
         const auto seen = info.seen.find(digest);
         if (least.parsed == Millis{0} || info.held || seen == info.seen.end()) {
             return std::nullopt;
@@ -416,7 +426,7 @@ class Judge {
         return std::nullopt;
     }
 
-    bool by_webhooks_alone() const { return result_.settings.trigger.parsed == Trigger::push; }
+    bool by_webhooks_alone() const { return result_.settings->trigger.parsed == Trigger::push; }
     // A hold is somebody's word, too.
     bool is_released(const Target& target) const {
         const TagInfo* info = knowledge_.tags.find(target.tag);
@@ -424,8 +434,8 @@ class Judge {
         return (info != nullptr && info->held) || (released != nullptr && *released == target.to);
     }
     std::string push_note(const Tag& tag) const {
-        return "keel.sh/trigger is \"" + result_.settings.trigger.value + "\" (" +
-               result_.settings.trigger.layer +
+        return "keel.sh/trigger is \"" + result_.settings->trigger.value + "\" (" +
+               result_.settings->trigger.layer +
                "), so that webhooks alone move it, and none has named " + tag.to_string() +
                " since";
     }
@@ -470,11 +480,11 @@ class Judge {
         const Tag tag = *by_digest.tag;
         const Listing* listing = knowledge_.listing(tag);
         const bool listed = listing != nullptr && listing->known();
-        const auto choose = [&](const std::vector<std::string>& passed_over) {
-            return knowledge_.choices.choose(listed ? *listing : kNone, tag, result_.settings,
+        const auto choose = [&](const std::vector<std::string>& passed_over) -> const Choice& {
+            return knowledge_.choices.choose(listed ? *listing : kNone, tag, *result_.settings,
                                              knowledge_.first_seen, passed_over);
         };
-        Choice choice = choose({});
+        const Choice& choice = choose({});
         by_digest.newest = choice.beyond.empty() ? choice.selected : choice.beyond;
         by_digest.allowed = choice.selected;
         if (!listed) {
@@ -501,8 +511,7 @@ class Judge {
             return beside_digest(std::move(by_digest), Reason::beyond_policy,
                                  choice.sentence + ", but the tag stays while it is held");
         }
-        return judge_candidates(std::move(by_digest), container, reference, std::move(choice),
-                                choose);
+        return judge_candidates(std::move(by_digest), container, reference, choice, choose);
     }
 
     // Nothing is known of what tags there are.
@@ -511,7 +520,7 @@ class Judge {
         const std::string why = listing != nullptr && !listing->failure.empty()
                                     ? listing->failure
                                     : "it has not been listed yet";
-        const Policy::Kind kind = result_.settings.policy.parsed.kind();
+        const Policy::Kind kind = result_.settings->policy.parsed.kind();
         if (kind == Policy::Kind::force || choice.reason == Reason::fixed_tag ||
             by_webhooks_alone()) {
             return beside_digest(std::move(by_digest), choice.reason, choice.sentence);
@@ -526,13 +535,13 @@ class Judge {
     // The tag stays, for this reason. What the digest does goes on as it would.
     ContainerVerdict beside_digest(ContainerVerdict by_digest, Reason reason,
                                    const std::string& sentence) const {
-        const std::string both = by_digest.sentence + "; " + sentence;
+        const std::string both = reason == Reason::up_to_date
+                                     ? by_digest.sentence
+                                     : by_digest.sentence + "; " + sentence;
         const bool blocks = verdict_of(reason) == Verdict::blocked;
         if (by_digest.verdict == Verdict::roll || !blocks) {
             const bool plain = by_digest.reason == Reason::up_to_date;
-            const bool told = reason != Reason::up_to_date;
-            return say(by_digest, plain ? reason : by_digest.reason,
-                       told ? both : by_digest.sentence);
+            return say(by_digest, plain ? reason : by_digest.reason, both);
         }
         if (by_digest.verdict == Verdict::current) {
             return say(by_digest, reason, sentence);
@@ -1008,9 +1017,9 @@ class Judge {
         result_.reason = first->reason;
         const std::size_t at = static_cast<std::size_t>(first - result_.containers.begin());
         result_.sentence = "container " + workload_.containers[at].name + ": " + first->sentence;
-        const Setting& policy = result_.settings.policy;
+        const Setting& policy = result_.settings->policy;
         if (result_.standing.ours && policy.value == "force" && policy.layer != "default" &&
-            !result_.settings.match_tag.parsed) {
+            !result_.settings->match_tag.parsed) {
             result_.sentence +=
                 "; Keel's force without matchTag would take other tags, here it follows the digest";
         }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -53,10 +54,10 @@ struct WorkloadVerdict {
     Reason reason = Reason::not_enrolled;
     std::string sentence;
     Standing standing;
-    WorkloadSettings settings;
-    std::vector<ContainerVerdict> containers;  // beside the workload's containers
-    std::vector<Target> targets;               // of a restart, if one is due; empty otherwise
-    std::vector<Target> asks;  // nothing is due, and a vote for just this would let it go
+    std::shared_ptr<const WorkloadSettings> settings;  // null: not judged
+    std::vector<ContainerVerdict> containers;          // beside the workload's containers
+    std::vector<Target> targets;  // of a restart, if one is due; empty otherwise
+    std::vector<Target> asks;     // nothing is due, and a vote for just this would let it go
     std::string vote_because;  // why targets, or asks, need a vote whatever settings say; or empty
     std::optional<Time> recheck;  // when a digest is old enough: the verdict may be another then
 

@@ -462,6 +462,68 @@ WorkloadSettings settings_of(const Workload& workload, const Namespace* ns, cons
     return SettingsReader(workload, ns, config).read();
 }
 
+namespace {
+
+// Everything that settings_of reads but the containers' names, as one text: equal texts, equal
+// settings. No text of the API server or of YAML's holds a NUL.
+std::string basis_of(const Workload& workload, const Namespace* ns, const Config& config) {
+    std::string basis;
+    const auto add = [&basis](std::string_view text) { basis.append(text).push_back('\0'); };
+    const auto add_number = [&add](auto number) {
+        add(std::to_string(static_cast<std::int64_t>(number)));
+    };
+    const DefaultsConfig& defaults = config.defaults;
+    add(defaults.policy);
+    add(defaults.poll_schedule);
+    add(defaults.restart_key);
+    add(config.enrolment.label_key);
+    add_number(defaults.trigger);
+    add_number(defaults.step);
+    add_number(defaults.reverts);
+    add_number(defaults.reversible);
+    add_number(defaults.min_age.count());
+    add_number(defaults.soak.count());
+    for_each_place(workload, ns,
+                   [&](const char* name, const auto& map, KeyPlace place,
+                       const std::vector<KeyWriters>& writers) {
+                       if (map.empty()) return;
+                       add(name);
+                       for (const auto& [key, value] : map) {
+                           // Every namespace has another, and it is no setting.
+                           if (key == "kubernetes.io/metadata.name") continue;
+                           add(key);
+                           add(value);
+                           add(ignored(writers, place, key, config));
+                       }
+                   });
+    for (const PhaseConfig* phase : phases_of(workload.key.ns, ns, config)) {
+        add("phase");
+        add(phase->name);
+        for (const auto& [key, value] : phase->settings) {
+            add(key);
+            add(value);
+        }
+    }
+    return basis;
+}
+
+}  // namespace
+
+std::shared_ptr<const WorkloadSettings> shared_settings_of(const Workload& workload,
+                                                           const Namespace* ns,
+                                                           const Config& config) {
+    static thread_local std::unordered_map<std::string, std::shared_ptr<const WorkloadSettings>>
+        known;
+    std::string basis = basis_of(workload, ns, config);
+    if (const auto found = known.find(basis); found != known.end()) return found->second;
+    auto settings = std::make_shared<const WorkloadSettings>(settings_of(workload, ns, config));
+    // Whether a pattern takes too many steps hangs on the containers' names.
+    if (settings->monitor_containers.parsed != nullptr) return settings;
+    if (known.size() == kKept) known.clear();
+    known.emplace(std::move(basis), settings);
+    return settings;
+}
+
 bool is_excluded(const std::string& ns, const Config& config) {
     const bool configured =
         std::ranges::find(config.enrolment.exclude, ns) != config.enrolment.exclude.end();
@@ -518,6 +580,12 @@ Standing outside(Reason reason, std::string sentence) {
 
 Standing standing_of(const Workload& workload, const Namespace* ns, const Config& config,
                      const PhaseStates& states) {
+    return standing_of(workload, ns, config, states,
+                       effective_setting(workload, ns, config, kPolicy, config.defaults.policy));
+}
+
+Standing standing_of(const Workload& workload, const Namespace* ns, const Config& config,
+                     const PhaseStates& states, const Setting& policy) {
     if (is_excluded(workload.key.ns, config)) {
         return outside(Reason::excluded_namespace,
                        "namespace " + workload.key.ns +
@@ -556,7 +624,6 @@ Standing standing_of(const Workload& workload, const Namespace* ns, const Config
         return result;
     }
     // No veto of its own: any explicit policy is stronger.
-    const Setting policy = effective_setting(workload, ns, config, kPolicy, config.defaults.policy);
     if (policy.value == "never") {
         result.reason = Reason::vetoed;
         result.sentence = (policy.layer == "default" ? "defaults.policy" : policy.layer) +

@@ -2,6 +2,7 @@
 // come from. Pure.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -84,6 +85,11 @@ struct WorkloadSettings {
 };
 [[nodiscard]] WorkloadSettings settings_of(const Workload& workload, const Namespace* ns,
                                            const Config& config);
+// The same, made once for all of whom the same is said: 10,000 workloads say the same few things.
+// For keeld's loop alone.
+[[nodiscard]] std::shared_ptr<const WorkloadSettings> shared_settings_of(const Workload& workload,
+                                                                         const Namespace* ns,
+                                                                         const Config& config);
 
 struct Standing {
     bool ours = false;                     // enrolled and not vetoed: verdicts go on from here
@@ -93,6 +99,10 @@ struct Standing {
 };
 [[nodiscard]] Standing standing_of(const Workload& workload, const Namespace* ns,
                                    const Config& config, const PhaseStates& states);
+// The same, where the setting keel.sh/policy is known already.
+[[nodiscard]] Standing standing_of(const Workload& workload, const Namespace* ns,
+                                   const Config& config, const PhaseStates& states,
+                                   const Setting& policy);
 
 // Namespaces that are never touched: configured ones, keeld's own, the caches'.
 [[nodiscard]] bool is_excluded(const std::string& ns, const Config& config);

@@ -42,7 +42,7 @@ Task<std::vector<Key>> WorkloadKeys::keys(std::string registry, std::string repo
             const std::string& named = entry->object.service_account;
             source.account = named.empty() ? "default" : named;
         }
-        const Setting own = settings_of(entry->object, ns, config_).image_pull_secret;
+        const Setting own = shared_settings_of(entry->object, ns, config_)->image_pull_secret;
         if (!own.value.empty()) {
             source.secrets.insert(source.secrets.begin(), own.value);
         }

@@ -176,7 +176,7 @@ Approvals::Approvals(Parts parts) : parts_(parts) {
 
 int Approvals::needed(const Workload& workload, const WorkloadVerdict& verdict) const {
     const auto demanded = demanded_.find(workload.key.to_string());
-    return std::max({verdict.settings.approvals.parsed, verdict.vote_because.empty() ? 0 : 1,
+    return std::max({verdict.settings->approvals.parsed, verdict.vote_because.empty() ? 0 : 1,
                      demanded != demanded_.end() ? demanded->second : 0});
 }
 
@@ -263,10 +263,10 @@ void Approvals::ask(const Workload& workload, const WorkloadVerdict& verdict) {
     Approval& one = all_[known->id];
     const Approval before = one;
     one.needed = needed;
-    one.deadline = one.created + verdict.settings.approval_deadline.parsed;
-    const Setting& votes = verdict.settings.approvals;
+    one.deadline = one.created + verdict.settings->approval_deadline.parsed;
+    const Setting& votes = verdict.settings->approvals;
     one.why = !verdict.vote_because.empty() ? verdict.vote_because
-              : verdict.settings.approvals.parsed == needed
+              : verdict.settings->approvals.parsed == needed
                   ? "keel.sh/approvals is " + votes.value + " (" + votes.layer + ")"
                   : "somebody demands " + votes_text(needed) + " of it";
     const bool expired = one.state(now) == Approval::State::expired;

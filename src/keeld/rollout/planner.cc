@@ -46,16 +46,15 @@ void Planner::reconsider(const WorkloadKey& key) {
 }
 
 void Planner::reconsider(const Tag& tag) {
-    const Consumers& consumers = parts_.catalogue.consumers(tag);
-    std::set<WorkloadKey> concerned(consumers.begin(), consumers.end());
-    if (const auto found = askers_.find(tag); found != askers_.end()) {
-        concerned.insert(found->second.begin(), found->second.end());
-    }
-    for (const WorkloadKey& key : concerned) {
+    const auto concerns = [this](const WorkloadKey& key) {
         reconsider(key);
         if (parts_.rollouts != nullptr) {
             parts_.rollouts->notify(key);
         }
+    };
+    std::ranges::for_each(parts_.catalogue.consumers(tag), concerns);
+    if (const auto found = askers_.find(tag); found != askers_.end()) {
+        std::ranges::for_each(found->second, concerns);
     }
 }
 
@@ -144,8 +143,8 @@ std::vector<Wish> Planner::wishes(const Tag& tag) const {
         if (entry == nullptr || !is_ours(*entry)) {
             return;
         }
-        const WorkloadSettings settings = settings_of(entry->object, ns, parts_.config);
-        const Wish wish = wish_of(settings, tag, refers);
+        const auto settings = shared_settings_of(entry->object, ns, parts_.config);
+        const Wish wish = wish_of(*settings, tag, refers);
         if (std::ranges::find(all, wish) == all.end()) {
             all.push_back(wish);
         }
@@ -227,8 +226,8 @@ void Planner::consider(const WorkloadKey& key) {
     if (!verdict.standing.ours) {
         return;
     }
-    if (!verdict.settings.faults.empty()) {
-        faulty_[key] = verdict.settings.faults.front().text;
+    if (!verdict.settings->faults.empty()) {
+        faulty_[key] = verdict.settings->faults.front().text;
     }
     if (!read_.contains(key.ns) || !entry->running.usable()) {
         baseline_wake_.notify();
@@ -237,7 +236,7 @@ void Planner::consider(const WorkloadKey& key) {
         if (!one.tag) {
             continue;
         }
-        follow(*one.tag, wish_of(verdict.settings, *one.tag, true));
+        follow(*one.tag, wish_of(*verdict.settings, *one.tag, true));
         if (one.reason == Reason::revert_unconfirmed &&
             parts_.registry.has_second_source(one.tag->registry)) {
             parts_.schedule.want_confirmation(*one.tag);
@@ -301,7 +300,7 @@ void Planner::ask(const WorkloadKey& key, const WorkloadVerdict& verdict) {
     }
     for (const Tag& tag : now) {
         askers_[tag].insert(key);
-        follow(tag, wish_of(verdict.settings, tag, false));
+        follow(tag, wish_of(*verdict.settings, tag, false));
     }
     if (now.empty()) {
         asked_.erase(key);

@@ -39,7 +39,7 @@ void Restores::judged(const WorkloadKey& key, const CatalogueEntry& entry,
     // What is due already goes there by itself, after a restart of keeld too.
     const bool due = way && verdict.verdict == Verdict::roll && verdict.targets == way->targets;
     const bool down = verdict.reason == Reason::target_rejected;
-    if (!way || (!way->ordered && !verdict.settings.reversible.parsed) || (!due && !down)) {
+    if (!way || (!way->ordered && !verdict.settings->reversible.parsed) || (!due && !down)) {
         stuck_.erase(key);
         return;
     }

@@ -354,21 +354,28 @@ bool Rollouts::may_write() const {
 }
 
 const std::string* Rollouts::rejected(const std::string& uid, const Target& target) const {
+    if (rejected_.empty()) {
+        return nullptr;
+    }
     const auto found =
         rejected_.find(rejection_key(uid, target.tag.to_string(), target.to.to_string()));
     return found != rejected_.end() ? &found->second : nullptr;
 }
 
 const std::string* Rollouts::stalled(const std::string& uid, const Target& target) const {
-    const auto before = tried_.find(tried_key(uid, target));
-    if (!target.image.empty() && before != tried_.end()) {
-        return &before->second;
+    if (!target.image.empty()) {
+        const auto before = tried_.find(tried_key(uid, target));
+        if (before != tried_.end()) {
+            return &before->second;
+        }
     }
     const auto found = ended_.find(uid);
+    if (found == ended_.end() || !found->second.final) {
+        return nullptr;
+    }
     const TagInfo* info = parts_.tags.find(target.tag);
     // A hold that came or went since took pods elsewhere: the target is due anew.
     const bool tried =
-        found != ended_.end() && found->second.final &&
         (info == nullptr || info->held_at <= found->second.at) &&
         std::ranges::find(found->second.targets, target) != found->second.targets.end();
     return tried ? &found->second.text : nullptr;
@@ -1663,7 +1670,7 @@ bool Rollouts::conclude(const Handle& rollout, const Finding& finding, bool at_d
 // The new content runs. Done, or first it has to stay well for a while: then its place is free.
 void Rollouts::prove(const Handle& rollout, const std::string& reason, const std::string& counted) {
     const CatalogueEntry* entry = parts_.catalogue.find(rollout->key);
-    const Millis time = entry != nullptr ? parts_.judge(*entry).settings.soak.parsed : Millis{0};
+    const Millis time = entry != nullptr ? parts_.judge(*entry).settings->soak.parsed : Millis{0};
     if (time == Millis{0}) {
         end(rollout, "done", reason, counted);
         return;

@@ -21,10 +21,12 @@ class ApprovalsTest : public testing::Test {
         goes_to('b');
     }
     void wants(int votes) {
-        verdict.settings.approvals.parsed = votes;
-        verdict.settings.approvals.value = std::to_string(votes);
-        verdict.settings.approvals.layer = "annotation";
-        verdict.settings.approval_deadline.parsed = hours{24};
+        WorkloadSettings settings;
+        settings.approvals.parsed = votes;
+        settings.approvals.value = std::to_string(votes);
+        settings.approvals.layer = "annotation";
+        settings.approval_deadline.parsed = hours{24};
+        verdict.settings = std::make_shared<const WorkloadSettings>(std::move(settings));
     }
     void goes_to(char hex) {
         verdict.targets = {{"app", test::tag(), test::digest('a').to_string(), test::digest(hex)}};

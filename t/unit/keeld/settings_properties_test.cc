@@ -15,6 +15,8 @@
 namespace keel {
 namespace {
 
+using std::chrono::minutes;
+
 constexpr int kRounds = 5'000;
 constexpr const char* kPhase = "phase nightly";
 // Strongest first, as design and documentation have them.
@@ -210,6 +212,58 @@ TEST(SettingsProperties, V4_AGuardThatMeansNothingBlocksWhereverItStands) {
             ASSERT_NE(settings.blocking(), nullptr) << key << " in " << kLayers.at(wrong);
             EXPECT_NE(settings.blocking()->text.find(kLayers.at(wrong)), std::string::npos);
         }
+    }
+}
+
+// Everything that a workload's settings say.
+std::string told(const WorkloadSettings& all) {
+    std::string text;
+    for (const Setting* one : std::initializer_list<const Setting*>{
+             &all.policy, &all.match_tag, &all.match_pre_release, &all.trigger, &all.poll_schedule,
+             &all.monitor_containers, &all.init_containers, &all.image_volumes,
+             &all.image_pull_secret, &all.step, &all.reverts, &all.min_age, &all.reversible,
+             &all.soak, &all.approvals, &all.approval_deadline}) {
+        text += one->value + " by " + one->layer;
+        for (const Setting::Loser& loser : one->overridden) {
+            text += ", not " + loser.value + " by " + loser.layer + " " + loser.note;
+        }
+        text += "\n";
+    }
+    for (const WorkloadSettings::Fault& fault : all.faults) {
+        text += (fault.blocks ? "blocks: " : "") + fault.text + "\n";
+    }
+    return text + std::to_string(all.min_age.parsed.count()) + " " +
+           std::to_string(all.soak.parsed.count()) + " " + std::to_string(all.approvals.parsed) +
+           " " + std::string(all.policy.parsed.text());
+}
+
+// Few words, so that most of what is asked for was asked for before, of other objects.
+TEST(SettingsProperties, WhatIsKeptIsWhatWouldBeRead) {
+    static const std::vector<std::string> kSaid{"never", "minor", "true", "push", "2h", "^a", "("};
+    static const std::vector<std::string> kKeys{
+        "keel.sh/policy",  "keel.observer/policy", "keel.sh/trigger",           "keel.sh/minAge",
+        "keel.sh/policcy", "keel.sh/reversible",   "keel.sh/monitorContainers", "keel.sh/enrolled"};
+    Random random;
+    const auto pick = [&random](const std::vector<std::string>& from) {
+        return from[random.below(from.size())];
+    };
+    for (int round = 0; round < kRounds; ++round) {
+        Cluster one;
+        one.workload = test::deployment("shop", "web", {test::container(pick({"app", "b"}), "x")});
+        Written all{};
+        all[random.below(all.size())] = pick(kSaid);
+        one.write(pick(kKeys), all);
+        one.config.phases.front().name = pick({"nightly", "weekly"});
+        one.config.phases.front().namespaces = {pick({"shop", "other"})};
+        one.config.defaults.policy = pick({"force", "minor"});
+        one.config.defaults.reversible = random.below(2) == 0;
+        one.config.defaults.soak = minutes{random.below(2)};
+        one.config.defaults.min_age = minutes{random.below(2)};
+        one.config.enrolment.label_key = pick({"keel.sh/enrolled", "keel.sh/policcy"});
+        one.workload.writers = {{KeyPlace::annotation, pick(kKeys), {pick({"kyverno", "me"})}}};
+        if (random.below(2) == 0) one.config.ignored_managers = {"kyverno"};
+        const auto kept = shared_settings_of(one.workload, &one.ns, one.config);
+        ASSERT_EQ(told(*kept), told(one.read())) << "round " << round;
     }
 }
 

@@ -225,10 +225,11 @@ Examples:
   keelctl approvals Deployment/shop/cart --all -o json)";
 
 constexpr const char* kMigrateFooter =
-    R"(Lists the keel.sh/* and keel.observer/* keys on workloads that an earlier Kyverno policy wrote, and what holds without
-them. With --apply keeld removes the annotations of workloads among them, each only while nobody has changed the workload
-since keeld saw it; that restarts nothing. Labels, and what stands on pod templates, are listed and left: taking those away
-would restart pods.
+    R"(Lists the keel.sh/* and keel.observer/* keys on workloads and namespaces that an earlier Kyverno policy wrote, and what
+holds without them; for a namespace's, what holds then for a workload that says nothing of its own. With --apply keeld
+removes the annotations of workloads among them, each only while nobody has changed the workload since keeld saw it; that
+restarts nothing. Labels, and what stands on pod templates, are listed and left: others may select by the ones, and taking
+the others away would restart pods. keeld has no right to write namespaces: --commands prints the lines that do.
 
 Which are Kyverno's: those that nobody but its field managers wrote (metadata.managedFields; kyverno, kyverno-* and
 background-controller, or what --manager names). Its admission webhook leaves no name of its own: such a key counts as
@@ -704,15 +705,18 @@ int Session::migrate() {
     }
     for (std::size_t i = 0; i < json_array_size(items); ++i) {
         const json_t* item = json_array_get(items, i);
-        const std::string workload(text_of(item, "workload"));
-        const auto first = workload.find('/');
-        const auto second = workload.find('/', first + 1);
-        if (!json_is_true(json_object_get(item, "removable")) || second == std::string::npos) {
-            continue;
+        if (!json_is_true(json_object_get(item, "removable"))) continue;
+        const std::string on(text_of(item, "on"));
+        const auto first = on.find('/');
+        const auto second = on.find('/', first + 1);
+        out_ << "kubectl ";
+        if (second == std::string::npos) {
+            out_ << "annotate " << on;
+        } else {
+            out_ << "-n " << on.substr(first + 1, second - first - 1) << " annotate "
+                 << on.substr(0, first) << on.substr(second);
         }
-        out_ << "kubectl -n " << workload.substr(first + 1, second - first - 1) << " annotate "
-             << workload.substr(0, first) << "/" << workload.substr(second + 1) << " "
-             << text_of(item, "key") << "-\n";
+        out_ << " " << text_of(item, "key") << "-\n";
     }
     return json_array_size(items) == 0 ? kFine : kAttention;
 }

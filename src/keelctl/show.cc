@@ -511,7 +511,7 @@ std::string show_pins(const json_t* list, const Style& style) {
 }
 
 std::string show_leftovers(const json_t* list, const Style& style) {
-    Table table({"WORKLOAD", "KEY", "VALUE", "WHERE", "WRITTEN BY", "WITHOUT IT"});
+    Table table({"ON", "KEY", "VALUE", "WHERE", "WRITTEN BY", "WITHOUT IT"});
     each_item(list, "items", [&](const json_t* item) {
         std::string managers;
         std::size_t at = 0;
@@ -520,7 +520,7 @@ std::string show_leftovers(const json_t* list, const Style& style) {
             managers.append(managers.empty() ? "" : ", ").append(json_string_value(manager));
         }
         const bool stays = !json_is_true(json_object_get(item, "removable"));
-        table.add({std::string(text_of(item, "workload")), std::string(text_of(item, "key")),
+        table.add({std::string(text_of(item, "on")), std::string(text_of(item, "key")),
                    std::string(text_of(item, "value")),
                    std::string(text_of(item, "where")) + (stays ? ", not touched" : ""), managers,
                    std::string(text_of(item, "then"))});

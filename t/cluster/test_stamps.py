@@ -226,3 +226,21 @@ def test_what_kyverno_stamped_is_listed_and_removed_on_order(lab, namespace):
     wait_for("keeld has seen it", lambda: lab.keeld.ctl("migrate", "kyverno")[0] == 0)
     told = lab.keeld.get(f"/v1/ledger?workload={name}&kind=ordered")["items"]
     assert [entry["code"] for entry in told] == ["migrated"] and "the policy is gone" in told[0]["text"]
+
+
+def test_what_kyverno_stamped_onto_a_namespace_is_listed_with_the_line_that_removes_it(lab, namespace):
+    def found():
+        return [item for item in lab.keeld.get("/v1/migrate/kyverno")["items"] if item["on"] == f"Namespace/{namespace}"]
+
+    lab.kube.patch("namespaces", None, namespace, {"metadata": {"annotations": {POLICY: "patch"}}}, manager="kyverno")
+    wait_for("keeld has seen it", found)
+    code, out, err = lab.keeld.ctl("migrate", "kyverno")
+    assert code == 1 and f"Namespace/{namespace}" in out and "namespace annotation" in out and "force (default)" in out, (out, err)
+    code, out, err = lab.keeld.ctl("migrate", "kyverno", "--commands")
+    assert f"kubectl annotate Namespace/{namespace} {POLICY}-" in out.splitlines(), (out, err)
+    # keeld itself leaves it, says so, and has no right to do otherwise.
+    code, out, err = lab.keeld.ctl("migrate", "kyverno", "--apply", "--reason", "the policy is gone")
+    assert code == 1 and "no right to write namespaces" in out + err, (out, err)
+    assert lab.kube.get("namespaces", None, namespace)["metadata"]["annotations"][POLICY] == "patch"
+    lab.kube.patch("namespaces", None, namespace, {"metadata": {"annotations": {POLICY: None}}})
+    wait_for("keeld has seen that it is gone", lambda: not found())

@@ -1160,7 +1160,7 @@ ApiResponse Views::leftovers(const ApiRequest& request) {
     for (const Migration::Found& found : parts_.migration->find(*rule)) {
         for (const Leftover& one : found.keys) {
             json_t* item = json_object();
-            set(item, "workload", found.workload.to_string());
+            set(item, "on", found.on);
             set(item, "key", one.key);
             set(item, "value", one.value);
             set(item, "where", one.where);

@@ -127,10 +127,6 @@ void for_each_string(Fields& fields, const json_t* object, const char* key, Each
     }
 }
 
-bool is_keel_key(std::string_view key) {
-    return key.starts_with("keel.sh/") || key.starts_with("keel.observer/");
-}
-
 KeelKeys keel_keys(Fields& fields, const json_t* metadata, const char* key) {
     KeelKeys kept;
     for_each_string(fields, fields.object(metadata, key), key,
@@ -713,6 +709,10 @@ std::string repository_of_image_id(std::string_view image_id) {
     const std::string_view rest = without_transport(image_id);
     const std::size_t at = rest.rfind('@');
     return at == std::string_view::npos ? std::string{} : std::string{rest.substr(0, at)};
+}
+
+bool is_keel_key(std::string_view key) {
+    return key.starts_with("keel.sh/") || key.starts_with("keel.observer/");
 }
 
 }  // namespace keel

@@ -67,8 +67,10 @@ struct Owner {
     std::string uid;
 };
 
-// Annotations and labels whose keys begin with "keel.sh/" or "keel.observer/"; nothing else is
-// kept.
+// Begins with "keel.sh/" or "keel.observer/".
+[[nodiscard]] bool is_keel_key(std::string_view key);
+
+// Annotations and labels with such keys; nothing else is kept.
 using KeelKeys = boost::container::flat_map<std::string, std::string, std::less<>>;
 
 // What the pod template says about the architecture or the operating system of its nodes.

@@ -20,22 +20,22 @@ constexpr std::array<Stamped, 3> kStamped{{{"keel.sh/policy", "keel.observer/pol
                                            {"keel.sh/trigger", ""},
                                            {"keel.sh/pollSchedule", ""}}};
 
-const KeyWriters* writers_of(const Workload& workload, KeyPlace place, std::string_view key) {
-    const auto found = std::ranges::find_if(workload.writers, [&](const KeyWriters& one) {
-        return one.place == place && one.key == key;
-    });
-    return found != workload.writers.end() ? &*found : nullptr;
+const KeyWriters* writers_of(const std::vector<KeyWriters>& all, KeyPlace place,
+                             std::string_view key) {
+    const auto found = std::ranges::find_if(
+        all, [&](const KeyWriters& one) { return one.place == place && one.key == key; });
+    return found != all.end() ? &*found : nullptr;
 }
 
 bool is_ours(const Workload& workload, std::string_view key) {
-    const KeyWriters* writers = writers_of(workload, KeyPlace::annotation, key);
+    const KeyWriters* writers = writers_of(workload.writers, KeyPlace::annotation, key);
     return writers != nullptr &&
            std::ranges::find(writers->managers, kStampManager) != writers->managers.end();
 }
 
 // Somebody else says it on the workload itself.
 bool is_said(const Workload& workload, std::string_view key) {
-    const KeyWriters* writers = writers_of(workload, KeyPlace::annotation, key);
+    const KeyWriters* writers = writers_of(workload.writers, KeyPlace::annotation, key);
     const bool by_others = writers == nullptr || writers->managers.size() > 1 ||
                            writers->managers.front() != kStampManager;
     return workload.labels.contains(key) || (workload.annotations.contains(key) && by_others);
@@ -61,6 +61,36 @@ constexpr std::array<Place, 4> kPlaces{
      {"workload label", KeyPlace::label, &Workload::labels},
      {"pod template annotation", KeyPlace::template_annotation, &Workload::template_annotations},
      {"pod template label", KeyPlace::template_label, &Workload::template_labels}}};
+
+// Adds what the rule finds among the keys of one place of an object.
+template <class Keys>
+void find_leftovers(std::vector<Leftover>& all, const Keys& keys,
+                    const std::vector<KeyWriters>& writers, KeyPlace place, const char* name,
+                    const LeftoverRule& rule) {
+    for (const auto& [key, value] : keys) {
+        const KeyWriters* by = writers_of(writers, place, key);
+        const bool by_it = by != nullptr && !by->managers.empty() &&
+                           std::ranges::all_of(by->managers, [&rule](const std::string& manager) {
+                               return matches_any(rule.managers, manager);
+                           });
+        const auto known = rule.values.find(key);
+        if (by_it || (known != rule.values.end() && known->second == value)) {
+            all.push_back({key, value, name,
+                           by != nullptr ? by->managers : std::vector<std::string>{},
+                           place == KeyPlace::annotation, ""});
+        }
+    }
+}
+
+// What holds once all that is removable is gone from the workload and its namespace, as given.
+void tell_then(std::vector<Leftover>& all, const Workload& without, const Namespace* ns,
+               const Config& config) {
+    for (Leftover& one : all) {
+        const Setting then =
+            effective_setting(without, ns, config, one.key, default_of(config, one.key));
+        one.then = then.value.empty() ? "nothing" : then.value + " (" + then.layer + ")";
+    }
+}
 
 }  // namespace
 
@@ -98,32 +128,41 @@ Stamp stamp_for(const Workload& workload, const Namespace* ns, const Config& con
 std::vector<Leftover> leftovers_of(const Workload& workload, const Namespace* ns,
                                    const Config& config, const LeftoverRule& rule) {
     std::vector<Leftover> all;
-    Workload without = workload;
     for (const auto& [name, place, keys] : kPlaces) {
-        for (const auto& [key, value] : workload.*keys) {
-            const KeyWriters* writers = writers_of(workload, place, key);
-            const bool by_it =
-                writers != nullptr && !writers->managers.empty() &&
-                std::ranges::all_of(writers->managers, [&rule](const std::string& manager) {
-                    return matches_any(rule.managers, manager);
-                });
-            const auto known = rule.values.find(key);
-            if (!by_it && (known == rule.values.end() || known->second != value)) {
-                continue;
-            }
-            all.push_back({key, value, name,
-                           writers != nullptr ? writers->managers : std::vector<std::string>{},
-                           place == KeyPlace::annotation, ""});
-            if (all.back().removable) {
-                without.annotations.erase(key);
-            }
+        find_leftovers(all, workload.*keys, workload.writers, place, name, rule);
+    }
+    if (all.empty()) {
+        return all;
+    }
+    Workload without = workload;
+    for (const Leftover& one : all) {
+        if (one.removable) {
+            without.annotations.erase(one.key);
         }
     }
-    for (Leftover& one : all) {
-        const Setting then =
-            effective_setting(without, ns, config, one.key, default_of(config, one.key));
-        one.then = then.value.empty() ? "nothing" : then.value + " (" + then.layer + ")";
+    tell_then(all, without, ns, config);
+    return all;
+}
+
+std::vector<Leftover> leftovers_of(const Namespace& ns, const Config& config,
+                                   const LeftoverRule& rule) {
+    std::vector<Leftover> all;
+    find_leftovers(all, ns.annotations, ns.writers, KeyPlace::annotation, "namespace annotation",
+                   rule);
+    find_leftovers(all, ns.labels, ns.writers, KeyPlace::label, "namespace label", rule);
+    std::erase_if(all, [](const Leftover& one) { return !is_keel_key(one.key); });
+    if (all.empty()) {
+        return all;
     }
+    Namespace without = ns;
+    for (const Leftover& one : all) {
+        if (one.removable) {
+            without.annotations.erase(one.key);
+        }
+    }
+    Workload silent;
+    silent.key.ns = ns.name;
+    tell_then(all, silent, &without, config);
     return all;
 }
 

@@ -1,4 +1,5 @@
-// What stamping would write onto a workload, and what Kyverno left there. Pure.
+// What stamping would write onto a workload, and what Kyverno left on workloads and namespaces.
+// Pure.
 #pragma once
 
 #include <map>
@@ -29,8 +30,9 @@ struct Leftover {
     std::string value;
     std::string where;  // "workload annotation", as settings name their layers
     std::vector<std::string> managers;
-    bool removable = false;  // it is an annotation of the workload: taking it away restarts nothing
-    std::string then;        // the effective value without it, and its layer
+    bool removable = false;  // it is an annotation of the object: taking it away restarts nothing
+    std::string then;        // the effective value without it, and its layer; of a namespace: for
+                             // a workload that says nothing of its own
 };
 
 // Who counts as the earlier policy: what none but field managers that match one of `managers`
@@ -42,5 +44,8 @@ struct LeftoverRule {
 };
 [[nodiscard]] std::vector<Leftover> leftovers_of(const Workload& workload, const Namespace* ns,
                                                  const Config& config, const LeftoverRule& rule);
+// What it wrote onto the namespace itself.
+[[nodiscard]] std::vector<Leftover> leftovers_of(const Namespace& ns, const Config& config,
+                                                 const LeftoverRule& rule);
 
 }  // namespace keel

@@ -48,6 +48,17 @@ std::string text_of(const std::vector<Leftover>& keys) {
     return text;
 }
 
+OrderResult left_on_namespace(const Migration::Found& found) {
+    const std::string text = text_of(found.keys);
+    if (text.empty()) {
+        return {found.on, true, "left", "labels are not touched"};
+    }
+    return {found.on, false, "namespace",
+            "not removed: " + text +
+                "; keeld has no right to write namespaces, keelctl migrate kyverno --commands "
+                "prints the line that does"};
+}
+
 std::vector<OrderResult> one_result(OrderResult result) {
     std::vector<OrderResult> results;
     results.push_back(std::move(result));
@@ -89,11 +100,17 @@ Expected<LeftoverRule> leftover_rule(const json_t* args) {
 
 std::vector<Migration::Found> Migration::find(const LeftoverRule& rule) const {
     std::vector<Found> all;
+    for (const auto& [name, ns] : parts_.catalogue.namespaces()) {
+        std::vector<Leftover> keys = leftovers_of(ns, parts_.config, rule);
+        if (!keys.empty()) {
+            all.push_back({"Namespace/" + name, std::nullopt, std::move(keys)});
+        }
+    }
     for (const auto& [key, entry] : parts_.catalogue.workloads()) {
         std::vector<Leftover> keys = leftovers_of(
             entry.object, parts_.catalogue.find_namespace(key.ns), parts_.config, rule);
         if (!keys.empty()) {
-            all.push_back({key, std::move(keys)});
+            all.push_back({key.to_string(), key, std::move(keys)});
         }
     }
     return all;
@@ -117,14 +134,19 @@ Task<std::vector<OrderResult>> Migration::order(Order order) {
     }
     std::vector<OrderResult> results;
     for (Found& found : find(*rule)) {
-        if (!all && !(found.workload == *only)) {
+        if (!all && found.workload != *only) {
+            continue;
+        }
+        if (!found.workload) {
+            results.push_back(left_on_namespace(found));
             continue;
         }
         Order copy;
         copy.author = order.author;
         copy.reason = order.reason;
         copy.dry_run = order.dry_run;
-        OrderResult result = co_await remove(std::move(found), std::move(copy));
+        OrderResult result =
+            co_await remove(*found.workload, std::move(found.keys), std::move(copy));
         results.push_back(std::move(result));
     }
     if (results.empty()) {
@@ -138,10 +160,10 @@ Task<std::vector<OrderResult>> Migration::order(Order order) {
     co_return results;
 }
 
-Task<OrderResult> Migration::remove(Found found, Order order) {
-    const std::string name = found.workload.to_string();
-    const std::string text = text_of(found.keys);
-    const CatalogueEntry* entry = parts_.catalogue.find(found.workload);
+Task<OrderResult> Migration::remove(WorkloadKey workload, std::vector<Leftover> keys, Order order) {
+    const std::string name = workload.to_string();
+    const std::string text = text_of(keys);
+    const CatalogueEntry* entry = parts_.catalogue.find(workload);
     if (entry == nullptr) {
         co_return OrderResult{name, true, "gone", "the workload is gone"};
     }
@@ -153,9 +175,9 @@ Task<OrderResult> Migration::remove(Found found, Order order) {
     if (order.dry_run) {
         co_return OrderResult{name, true, "would-remove", text};
     }
-    const std::string path = found.workload.path() + "?fieldManager=keeld";
+    const std::string path = workload.path() + "?fieldManager=keeld";
     const std::string type = "application/json-patch+json";
-    const std::string body = removal_patch(entry->object, found.keys);
+    const std::string body = removal_patch(entry->object, keys);
     const Expected<Json> answer = co_await parts_.cluster.patch(path, type, body);
     if (!answer) {
         co_return OrderResult{

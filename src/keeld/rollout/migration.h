@@ -1,7 +1,10 @@
-// What an earlier policy (Kyverno's) stamped onto workloads: found, and taken away when a person
-// says so.
+// What an earlier policy (Kyverno's) stamped onto workloads and namespaces: found, and from
+// workloads taken away when a person says so. Namespaces are others' (a label of theirs may let
+// privileged pods in): keeld has no right to write them.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "keeld/catalogue/catalogue.h"
@@ -28,19 +31,21 @@ class Migration {
     explicit Migration(Parts parts) : parts_(parts) {}
 
     struct Found {
-        WorkloadKey workload;
+        std::string on;                       // "Namespace/shop", "Deployment/shop/web"
+        std::optional<WorkloadKey> workload;  // none: it is a namespace
         std::vector<Leftover> keys;
     };
-    // In the order of the workloads' names.
+    // Namespaces, then workloads, in the order of their names.
     [[nodiscard]] std::vector<Found> find(const LeftoverRule& rule) const;
 
     // The action migrate: takes from one workload (`on`: KIND/NAMESPACE/NAME), or from all (`on`:
     // "cluster"), the annotations that the rule in `args` finds and that are removable, each only
-    // while nobody has changed the workload since it was looked at. Refused in observe.
+    // while nobody has changed the workload since it was looked at. A namespace's are told as not
+    // removed. Refused in observe.
     [[nodiscard]] Task<std::vector<OrderResult>> order(Order order);
 
   private:
-    Task<OrderResult> remove(Found found, Order order);
+    Task<OrderResult> remove(WorkloadKey workload, std::vector<Leftover> keys, Order order);
 
     Parts parts_;
 };

@@ -104,6 +104,26 @@ TEST_F(StampsTest, KyvernosKeysAreFoundByTheirWriters) {
     EXPECT_FALSE(found[1].removable) << "taking it away would restart pods";
 }
 
+TEST_F(StampsTest, WhatKyvernoWroteOntoNamespacesIsFound) {
+    ns.annotations[kPolicy] = "patch";
+    ns.annotations[kSchedule] = "@every 5m";
+    ns.labels[kTrigger] = "push";
+    ns.labels["team"] = "media";
+    ns.writers = {{KeyPlace::annotation, kPolicy, {"kyverno"}},
+                  {KeyPlace::annotation, kSchedule, {"kyverno", "Terraform"}},
+                  {KeyPlace::label, kTrigger, {"background-controller"}},
+                  {KeyPlace::label, "keel.sh/enrolled", {"Terraform"}}};
+    const LeftoverRule rule{{"kyverno", "background-controller"}, {{"team", "media"}}};
+    const std::vector<Leftover> found = leftovers_of(ns, config, rule);
+    ASSERT_EQ(found.size(), 2U) << "one is written by a person, too; one is none of our keys";
+    EXPECT_EQ(found[0].where, "namespace annotation");
+    EXPECT_TRUE(found[0].removable);
+    EXPECT_EQ(found[0].then, "force (default)");
+    EXPECT_EQ(found[1].where, "namespace label");
+    EXPECT_FALSE(found[1].removable) << "others may select by it";
+    EXPECT_EQ(found[1].then, "push (namespace label)");
+}
+
 TEST_F(StampsTest, KeysOfTheWebhookAreFoundByTheirValues) {
     annotate(kPolicy, "patch", {"Terraform"});
     annotate(kSchedule, "@every 5m", {"Terraform"});

@@ -82,6 +82,14 @@ void find_leftovers(std::vector<Leftover>& all, const Keys& keys,
     }
 }
 
+void take_away(KeelKeys& annotations, const std::vector<Leftover>& all) {
+    for (const Leftover& one : all) {
+        if (one.removable) {
+            annotations.erase(one.key);
+        }
+    }
+}
+
 // What holds once all that is removable is gone from the workload and its namespace, as given.
 void tell_then(std::vector<Leftover>& all, const Workload& without, const Namespace* ns,
                const Config& config) {
@@ -135,11 +143,7 @@ std::vector<Leftover> leftovers_of(const Workload& workload, const Namespace* ns
         return all;
     }
     Workload without = workload;
-    for (const Leftover& one : all) {
-        if (one.removable) {
-            without.annotations.erase(one.key);
-        }
-    }
+    take_away(without.annotations, all);
     tell_then(all, without, ns, config);
     return all;
 }
@@ -155,11 +159,7 @@ std::vector<Leftover> leftovers_of(const Namespace& ns, const Config& config,
         return all;
     }
     Namespace without = ns;
-    for (const Leftover& one : all) {
-        if (one.removable) {
-            without.annotations.erase(one.key);
-        }
-    }
+    take_away(without.annotations, all);
     Workload silent;
     silent.key.ns = ns.name;
     tell_then(all, silent, &without, config);
